@@ -1,0 +1,1 @@
+"""CLUE+: score clinical language models."""

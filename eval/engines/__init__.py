@@ -1,0 +1,1 @@
+"""Prompts in, texts and log-likelihoods out."""

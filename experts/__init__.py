@@ -1,0 +1,1 @@
+"""One expert model per corpus."""

@@ -1,0 +1,1 @@
+"""Synthetic clinical instructions: simulate, generate, judge, curate, pair."""

@@ -1,0 +1,3 @@
+"""medsmith: the floor that every stage stands on. It knows nothing of clinics or benchmarks."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,160 @@
+"""Typed rows and the files they live in (JSON Lines and Parquet). Ids are content hashes.
+
+Reading is strict: a missing column, a torn line or a wrong type is a UserError that names file, line and remedy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import MISSING, asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from medsmith.errors import UserError
+
+
+@dataclass(frozen=True)
+class Document:
+    """One text of a corpus, with the licence that it came under."""
+
+    id: str
+    title: str
+    text: str
+    source: str
+    license: str
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """One row of a synthetic instruction set; the columns of the published `microsoft/mediflow` data set, after an id.
+
+    The five judge scores are means in [1, 4]; None where no judge answered. `rejected_output` and `error_type` are
+    empty outside a preference set.
+    """
+
+    id: str
+    instruction: str
+    input: str
+    output: str
+    task_type: str
+    input_data: str
+    output_format: str
+    difficulty_level: str
+    rejected_output: str = ""
+    error_type: str = ""
+    quality: float | None = None
+    alignment: float | None = None
+    coherence: float | None = None
+    realism: float | None = None
+    difficulty: float | None = None
+
+
+def content_id(*parts: Any) -> str:
+    """16 hexadecimal digits that depend on the parts' JSON and nothing else."""
+    text = json.dumps(parts, ensure_ascii=False, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a finished JSON Lines file.
+
+    Raises:
+        UserError: no such file, or a line that is not a JSON object (a torn line, say).
+    """
+    if not path.is_file():
+        raise UserError(f"no such file: {path}")
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise UserError(f"{path} line {number}: not valid JSON ({error.msg}); mend or remove the line") from None
+            if not isinstance(row, dict):
+                raise UserError(f"{path} line {number}: expected a JSON object, got {type(row).__name__}")
+            yield row
+
+
+def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> int:
+    """Write rows atomically (temporary file, then rename); return their number."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    count = 0
+    with partial.open("w", encoding="utf-8") as lines:
+        for row in rows:
+            lines.write(json.dumps(row, ensure_ascii=False) + "\n")
+            count += 1
+    os.replace(partial, path)
+    return count
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write one JSON value atomically and durably: readers see the old file or the new one, never half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w", encoding="utf-8") as file:
+        json.dump(value, file, ensure_ascii=False, indent=1, default=str)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def read_json(path: Path) -> Any:
+    """Read one JSON value; UserError where it is missing or torn."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"no such file: {path}") from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}: not valid JSON ({error.msg} at line {error.lineno})") from None
+
+
+Row = TypeVar("Row", Document, Instruction)
+
+
+def parse_row(cls: type[Row], values: dict[str, Any], where: str) -> Row:
+    """Build a typed row; a missing column is a UserError, columns beyond the type are left out."""
+    names = [field.name for field in fields(cls)]
+    required = [field.name for field in fields(cls) if field.default is MISSING]
+    missing = [name for name in required if name not in values]
+    if missing:
+        raise UserError(f"{where}: missing column '{missing[0]}'; columns needed: {', '.join(required)}")
+    return cls(**{name: values[name] for name in names if name in values})
+
+
+def read_documents(path: Path) -> list[Document]:
+    """Read a corpus of JSON Lines with the columns id, title, text, source, license."""
+    return [parse_row(Document, row, f"{path} row {n}") for n, row in enumerate(read_jsonl(path), 1)]
+
+
+def write_parquet(path: Path, rows: list[Instruction]) -> int:
+    """Write rows as one Parquet file, byte for byte the same for the same rows."""
+    import polars
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    schema = {
+        field.name: polars.Float64 if "float" in str(field.type) else polars.String for field in fields(Instruction)
+    }
+    partial = path.with_name(path.name + ".partial")
+    polars.DataFrame([asdict(row) for row in rows], schema=schema).write_parquet(partial)
+    os.replace(partial, path)
+    return len(rows)
+
+
+def read_parquet(folder: Path) -> list[Instruction]:
+    """Read all Parquet shards of a folder (or one file), in name order."""
+    import polars
+
+    shards = [folder] if folder.is_file() else sorted(folder.glob("*.parquet"))
+    if not shards:
+        raise UserError(f"no Parquet file in {folder}")
+    return [
+        parse_row(Instruction, row, f"{shard} row {n}")
+        for shard in shards
+        for n, row in enumerate(polars.read_parquet(shard).iter_rows(named=True), 1)
+    ]

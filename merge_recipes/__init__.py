@@ -1,0 +1,1 @@
+"""mergekit recipes: fuse experts into the base and into one model."""
