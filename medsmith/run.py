@@ -83,6 +83,8 @@ class Run:
             },
         )
         (self.folder / STARTED).unlink(missing_ok=True)
+        # Not before run.json: until then a kill must find the finished training again.
+        shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
         return self.folder
 
 

@@ -1,0 +1,314 @@
+"""What every training command shares: TRL's own settings on safe defaults, a run that resumes, a model that is saved.
+
+    arguments = trainer_arguments(SFTConfig, config.trainer, this.folder, config.seed)
+    trainer = SFTTrainer(model=model, args=arguments, train_dataset=rows, processing_class=tokenizer)
+    summary = run_trainer(trainer, this, "sft")
+    save_model(trainer.model, tokenizer, this.folder)
+
+A killed training goes on from its latest whole checkpoint in `<run>/checkpoints/` and gives the same weights, bit for
+bit on one CPU thread. `<run>/log/metrics.jsonl` has one row for each log: training, step, epoch, loss, eval_loss,
+learning_rate, tokens (without padding), seconds, and whatever else the trainer reports. Run.finish removes the
+checkpoints.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import math
+import shutil
+import time
+import typing
+import zipfile
+from pathlib import Path
+from typing import Any, TypeVar
+
+from medsmith.errors import UserError
+from medsmith.models import set_threads
+from medsmith.progress import Bar
+from medsmith.records import read_jsonl, write_jsonl
+from medsmith.run import Run
+
+Arguments = TypeVar("Arguments")
+
+OURS = {
+    "output_dir": "set out= of the command",
+    "seed": "set seed= of the command",
+    "data_seed": "set seed= of the command",
+    "resume_from_checkpoint": "run the same command again: it resumes",
+    "push_to_hub": "publish the finished folder with `medsmith publish`",
+}
+"""Settings of TRL that a recipe may not give, each with what to do instead."""
+
+
+def trainer_arguments(
+    cls: type[Arguments],
+    block: dict[str, Any],
+    folder: Path,
+    seed: int,
+    threads: int | None = None,
+    phase: str = "",
+) -> Arguments:
+    """Build TRL's `cls` (SFTConfig, DPOConfig): our defaults for this machine first, then the recipe's block over them.
+
+    `phase` names a folder of its own under `<folder>/checkpoints/`, for a command that trains more than once.
+
+    Raises:
+        UserError: a key that `cls` does not have (the nearest is named), text where a number belongs (`2e-5`), or a
+            value that `cls` refuses.
+    """
+    import datasets
+    import transformers
+
+    _check(cls, block)
+    set_threads(threads)
+    # One display: ours. Theirs write to a log file as well as to a terminal.
+    datasets.disable_progress_bars()
+    transformers.utils.logging.disable_progress_bar()
+    arguments = _defaults(block) | {
+        "output_dir": str(folder / "checkpoints" / phase),
+        "seed": seed,
+        "data_seed": seed,
+    }
+    try:
+        return cls(**(arguments | block))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"trainer: {cls.__name__} refuses the settings: {error}") from error
+
+
+def _defaults(block: dict[str, Any]) -> dict[str, Any]:
+    import torch
+
+    cuda = torch.cuda.is_available()
+    packed = bool(block.get("packing") or block.get("padding_free"))
+    defaults: dict[str, Any] = {
+        "use_cpu": not cuda,
+        "dataloader_pin_memory": cuda,
+        # Autocast, weights stay in float32: 1.4 times faster at 5M parameters and 2 times at 30M on a CPU with AMX.
+        "bf16": not block.get("fp16", False) and (not cuda or torch.cuda.is_bf16_supported()),
+        "report_to": "none",
+        "disable_tqdm": True,
+        "logging_steps": 10,
+        # With the filter a broken run logs a loss of zero and looks like a very good one.
+        "logging_nan_inf_filter": False,
+        # A flattened batch has no attention mask, and no padding either.
+        "include_num_input_tokens_seen": "all" if packed else "non_padding",
+        "save_strategy": "steps",
+        "save_steps": 0.1,
+        "save_total_limit": 1,
+    }
+    if "gradient_checkpointing" not in block:
+        # TRL turns it on, under a name that transformers has deprecated. It costs 25% time; a CPU has memory to spare.
+        defaults["activation_checkpointing"] = cuda
+    return defaults
+
+
+def _check(cls: type[Any], block: dict[str, Any]) -> None:
+    hints = typing.get_type_hints(cls)
+    known = [field.name for field in dataclasses.fields(cls) if field.init]
+    for key, value in block.items():
+        if key in OURS:
+            raise UserError(f"trainer: '{key}' is not for a recipe; {OURS[key]}")
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
+            hint = f"did you mean '{near[0]}'?" if near else f"see the fields of trl.{cls.__name__}"
+            raise UserError(f"trainer: unknown key '{key}' for trl.{cls.__name__}; {hint}")
+        if isinstance(value, str) and _only_numbers(hints[key]):
+            raise UserError(f"trainer: '{key}' must be a number, got the text {value!r}{_as_number(value)}")
+
+
+def _only_numbers(hint: Any) -> bool:
+    parts = set(typing.get_args(hint) or (hint,)) - {type(None)}
+    return parts <= {int, float, bool}
+
+
+def _as_number(text: str) -> str:
+    """YAML takes `2e-5` for text; say how it must be written."""
+    try:
+        float(text)
+    except ValueError:
+        return ""
+    mantissa, e, exponent = text.lower().partition("e")
+    written = f"{mantissa}{'' if '.' in mantissa else '.0'}{e}{exponent}" if e else mantissa
+    return f"; write {written} (YAML wants the point, and no quotes)"
+
+
+def run_trainer(trainer: Any, this: Run, description: str) -> dict[str, Any]:
+    """Train to the end, resuming where an earlier try of this run was killed; return what a card should say.
+
+    Returns: steps, epochs, tokens, loss_first, loss_last (as logged), and eval_loss where the trainer evaluated.
+
+    Raises:
+        UserError: the loss is not finite; the step is named.
+    """
+    from transformers import PrinterCallback
+
+    folder = Path(trainer.args.output_dir)
+    checkpoint = _latest_checkpoint(folder) if this.resumed else None
+    step = _step(checkpoint) if checkpoint else 0
+    # It prints every log as a dictionary on standard output, which belongs to the command's result.
+    trainer.remove_callback(PrinterCallback)
+    metrics = _Metrics(this.folder / "log" / "metrics.jsonl", description, step)
+    watcher = _watcher(metrics, description, step)
+    trainer.add_callback(watcher)
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    finally:
+        watcher.close()
+        trainer.remove_callback(watcher)
+    rows = [row for row in metrics.rows if "loss" in row]
+    evaluated = [row["eval_loss"] for row in metrics.rows if "eval_loss" in row]
+    return {
+        "steps": trainer.state.global_step,
+        "epochs": round(trainer.state.epoch or 0.0, 4),
+        "tokens": trainer.state.num_input_tokens_seen,
+        "loss_first": rows[0]["loss"] if rows else None,
+        "loss_last": rows[-1]["loss"] if rows else None,
+    } | ({"eval_loss": evaluated[-1]} if evaluated else {})
+
+
+class _Metrics:
+    """The rows of one training in log/metrics.jsonl; rows past the step we resume from are written anew."""
+
+    def __init__(self, path: Path, training: str, step: int) -> None:
+        self.path = path
+        self.training = training
+        earlier = _whole_rows(path)
+        self.rows = [row for row in earlier if row["training"] == training and 0 < step >= row["step"]]
+        others = [row for row in earlier if row["training"] != training]
+        write_jsonl(path, others + self.rows)
+        self._before = self.rows[-1]["seconds"] if self.rows else 0.0
+        self._began = time.monotonic()
+
+    def append(self, step: int, tokens: int, values: dict[str, Any]) -> None:
+        seconds = round(self._before + time.monotonic() - self._began, 2)
+        row = {"training": self.training, "step": step, **values, "tokens": tokens, "seconds": seconds}
+        self.rows.append(row)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+def _whole_rows(path: Path) -> list[dict[str, Any]]:
+    """What an earlier try logged; a kill may have torn the last line."""
+    if not path.is_file():
+        return []
+    text = path.read_text(encoding="utf-8")
+    if not text.endswith("\n"):
+        path.write_text(text[: text.rfind("\n") + 1], encoding="utf-8")
+    return list(read_jsonl(path))
+
+
+def _watcher(metrics: _Metrics, description: str, resumed_at: int) -> Any:
+    """A callback (built here: its base class lives in transformers) for progress, metrics and the check of the loss."""
+    from transformers import TrainerCallback
+
+    class Watcher(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
+        bar: Bar | None = None
+        note = ""
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+            self.bar = Bar(description, total=state.max_steps, unit="steps", done=resumed_at)
+            self.bar.__enter__()
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+            if self.bar is not None:
+                self.bar.advance(note=self.note)
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **rest: Any) -> None:
+            # The summary at the end counts its mean from where we resumed; run_trainer makes its own from the rows.
+            if not state.is_world_process_zero or "train_loss" in logs:
+                return
+            for name in ("loss", "eval_loss"):
+                if name in logs and not math.isfinite(logs[name]):
+                    raise UserError(
+                        f"{description}: {name} is {logs[name]} at step {state.global_step} (one of the last "
+                        f"{int(args.logging_steps)} went wrong); lower learning_rate or max_grad_norm in the recipe"
+                    )
+            if "loss" in logs:
+                self.note = f"loss {logs['loss']:.3f}"
+            values = {key: value for key, value in logs.items() if not key.startswith(("num_", "train_"))}
+            metrics.append(state.global_step, state.num_input_tokens_seen, values)
+
+        def close(self) -> None:
+            if self.bar is not None:
+                self.bar.__exit__(None, None, None)
+
+    return Watcher()
+
+
+def _latest_checkpoint(folder: Path) -> Path | None:
+    """The newest whole checkpoint; torn ones, of a kill in the midst of saving, are removed."""
+    for path in sorted(folder.glob("checkpoint-*"), key=_step, reverse=True):
+        if _is_whole(path):
+            return path
+        shutil.rmtree(path)
+    return None
+
+
+def _step(path: Path) -> int:
+    return int(path.name.rpartition("-")[2])
+
+
+def _is_whole(path: Path) -> bool:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        # The trainer writes this file last.
+        state = json.loads((path / "trainer_state.json").read_text())
+        for weights in path.glob("*.safetensors"):
+            with safe_open(weights, framework="pt"):
+                pass
+    except (OSError, ValueError, SafetensorError):
+        return False
+    archives = [*path.glob("optimizer*.pt"), *path.glob("rng_state*.pth"), *path.glob("scheduler.pt")]
+    whole = any(path.glob("*.safetensors")) and len(archives) >= 3 and all(map(zipfile.is_zipfile, archives))
+    return whole and state.get("global_step") == _step(path)
+
+
+def save_model(model: Any, tokenizer: Any, folder: Path, dtype: str = "float32") -> None:
+    """Write a model folder: safetensors in `dtype`, tokenizer, chat template, and a generation config that stops.
+
+    The generation config's eos_token_id names the token that ends a chat turn first, then the tokenizer's own end and
+    the end of a document. The model is cast in place.
+
+    Raises:
+        UserError: a weight is not finite; the tensor is named.
+    """
+    import torch
+
+    for name, tensor in model.named_parameters():
+        if not torch.isfinite(tensor).all():
+            raise UserError(f"the trained weights '{name}' are not all finite; lower learning_rate in the recipe")
+    model.to(getattr(torch, dtype))
+    model.eval()
+    ends = [end_of_turn(tokenizer), tokenizer.eos_token_id, end_of_document(tokenizer)]
+    model.generation_config.eos_token_id = list(dict.fromkeys(ends))
+    if tokenizer.pad_token_id is not None:
+        model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def end_of_turn(tokenizer: Any) -> int:
+    """The id that closes an assistant's turn: the first special token that the chat template puts after the answer."""
+    if tokenizer.chat_template:
+        turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "medsmith"}]
+        text = tokenizer.apply_chat_template(turns, tokenize=False)
+        after = tokenizer(text[text.rindex("medsmith") :], add_special_tokens=False)["input_ids"]
+        for token in after:
+            if token in tokenizer.all_special_ids or token in tokenizer.added_tokens_decoder:
+                return int(token)
+    return int(tokenizer.eos_token_id)
+
+
+def end_of_document(tokenizer: Any) -> int:
+    """The id that closes a document: the end-of-text token where the tokenizer has one, else its eos.
+
+    In a chat model they differ: eos may close a turn, and pre-training on documents must not teach that a document's
+    end is a turn's end.
+    """
+    for token in ("<|endoftext|>", "<|end_of_text|>"):
+        if token in tokenizer.get_vocab():
+            return int(tokenizer.convert_tokens_to_ids(token))
+    return int(tokenizer.eos_token_id)
