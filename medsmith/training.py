@@ -153,7 +153,10 @@ def run_trainer(trainer: Any, this: Run, description: str) -> dict[str, Any]:
     watcher = _watcher(metrics, description, step)
     trainer.add_callback(watcher)
     try:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        if checkpoint and _is_last(checkpoint):
+            _restore(trainer, checkpoint)
+        else:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finally:
         watcher.close()
         trainer.remove_callback(watcher)
@@ -264,6 +267,19 @@ def _is_whole(path: Path) -> bool:
     archives = [*path.glob("optimizer*.pt"), *path.glob("rng_state*.pth"), *path.glob("scheduler.pt")]
     whole = any(path.glob("*.safetensors")) and len(archives) >= 3 and all(map(zipfile.is_zipfile, archives))
     return whole and state.get("global_step") == _step(path)
+
+
+def _is_last(checkpoint: Path) -> bool:
+    state = json.loads((checkpoint / "trainer_state.json").read_text())
+    return bool(state["global_step"] >= state["max_steps"])
+
+
+def _restore(trainer: Any, checkpoint: Path) -> None:
+    """Take up a finished training. Given to `train`, its last checkpoint would be trained for one step more."""
+    from transformers import TrainerState
+
+    trainer._load_from_checkpoint(str(checkpoint))
+    trainer.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
 
 
 def save_model(model: Any, tokenizer: Any, folder: Path, dtype: str = "float32") -> None:
