@@ -12,8 +12,10 @@ A command's `Config` subclasses `Config`. Three kinds of field:
 from __future__ import annotations
 
 import difflib
+import json
+import re
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar, Union, get_args, get_origin
 
@@ -59,38 +61,108 @@ C = TypeVar("C", bound=BaseModel)
 
 
 def load(cls: type[C], recipe: Path | dict[str, Any] | None = None, overrides: Sequence[str] = ()) -> C:
-    """Read a recipe into `cls`, then apply `key.sub=value` overrides (values are YAML).
+    """Read a recipe into `cls`, then apply `key.sub=value` overrides (values are YAML; `list.0.key` counts from 0).
 
     Raises:
         UserError: unknown key (the nearest one is named), missing or wrong value, unreadable YAML.
     """
-    values = {} if recipe is None else (dict(recipe) if isinstance(recipe, dict) else read_yaml(recipe))
+    values = {} if recipe is None else (recipe if isinstance(recipe, dict) else read_yaml(recipe))
     where = str(recipe) if isinstance(recipe, Path) else "the settings"
     for override in overrides:
-        _set(values, override)
+        values = assign(values, override)
     for path, key, known in _unknown(cls, values):
-        near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-        hint = f"did you mean '{path}{near[0]}'?" if near else f"known here: {', '.join(sorted(known))}"
-        raise UserError(f"{where}: unknown key '{path}{key}'; {hint}")
+        raise UserError(f"{where}: unknown key '{path}{key}'; {nearest(key, known, path)}")
     try:
         return cls.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            raise UserError(f"{where}: unknown key '{key}'; remove it or see --help for the known ones") from None
         got = "" if first["type"] == "missing" else f" (got {str(first['input'])[:80]!r})"
         raise UserError(f"{where}: '{key}': {first['msg']}{got}; set it in the recipe or as {key}=VALUE") from None
 
 
+def nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
+    """The second half of an error about an unknown name: the nearest known one, or all of them."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return f"did you mean '{prefix}{near[0]}'?" if near else f"known here: {', '.join(names) or 'none'}"
+
+
+def assign(values: dict[str, Any], override: str) -> dict[str, Any]:
+    """A copy of `values` with one `key.sub=value` applied; the value is YAML."""
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise UserError(f"'{override}' is not of the form key=value")
+    assigned: dict[str, Any] = _assigned(values, key.split("."), parse_value(text), override)
+    return assigned
+
+
+def _assigned(target: Any, keys: list[str], value: Any, override: str) -> Any:
+    if not keys:
+        return value
+    head, *rest = keys
+    if isinstance(target, list):
+        if not head.isdigit() or int(head) >= len(target):
+            raise UserError(f"'{override}': '{head}' is not a place in a list of {len(target)} (they count from 0)")
+        copy = list(target)
+        copy[int(head)] = _assigned(copy[int(head)], rest, value, override)
+        return copy
+    inner = dict(target) if isinstance(target, dict) else {}
+    inner[head] = _assigned(inner.get(head), rest, value, override)
+    return inner
+
+
+def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """`below` with `above` laid over it: mappings are merged key by key, everything else is replaced."""
+    merged = dict(below)
+    for key, value in above.items():
+        under = merged.get(key)
+        merged[key] = merge(under, value) if isinstance(under, dict) and isinstance(value, dict) else value
+    return merged
+
+
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """YAML that refuses a key written twice (plain YAML keeps the last, silently) and reads 2e-5 as a number."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(None, None, f"'{key.value}' is set twice", key.start_mark)
+                seen.add(key.value)
+        built: dict[Any, Any] = super().construct_mapping(node, deep)
+        return built
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def parse_value(text: str) -> Any:
+    """A value of the command line: YAML, or the text itself where it is not."""
+    try:
+        return yaml.load(text, _Loader)  # a safe loader
+    except yaml.YAMLError:
+        return text
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML mapping; an empty file is an empty mapping."""
+    """Read a YAML (or, by its suffix, JSON) mapping; an empty file is an empty mapping."""
     if not path.is_file():
         raise UserError(f"no such file: {path}; give the path of a YAML recipe")
     try:
-        values = yaml.safe_load(path.read_text())
+        text = path.read_text(encoding="utf-8")
+        values: Any = json.loads(text) if path.suffix == ".json" else yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}" if mark else ""
         raise UserError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', error)}") from None
+    except ValueError as error:
+        raise UserError(f"{path}: not valid {'JSON' if path.suffix == '.json' else 'text'}: {error}") from None
     if values is None:
         return {}
     if not isinstance(values, dict):
@@ -100,7 +172,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def identity(config: Config) -> dict[str, Any]:
     """The settings that bear identity, as plain JSON values; artefact paths are replaced by None."""
-    return _plain(_identity_fields(config))
+    plain: dict[str, Any] = _plain(_identity_fields(config))
+    return plain
 
 
 def artefacts(config: Config) -> dict[str, Path]:
@@ -147,37 +220,37 @@ def _paths(prefix: str, value: Any) -> Iterator[tuple[str, Path]]:
             yield from _paths(f"{prefix}.{number}", item)
 
 
-def _set(values: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise UserError(f"'{override}' is not of the form key=value")
-    *parents, last = key.split(".")
-    target = values
-    for parent in parents:
-        inner = target.get(parent)
-        target[parent] = dict(inner) if isinstance(inner, dict) else {}
-        target = target[parent]
-    try:
-        target[last] = yaml.safe_load(text)
-    except yaml.YAMLError:
-        target[last] = text
-
-
 def _unknown(cls: type[BaseModel], values: dict[str, Any], path: str = "") -> Iterator[tuple[str, str, list[str]]]:
-    known = [field.alias or name for name, field in cls.model_fields.items()]
+    fields = {field.alias or name: field for name, field in cls.model_fields.items()}
     for key, value in values.items():
-        if key not in known:
-            yield path, str(key), known
-        elif isinstance(value, dict):
-            for block in _blocks(cls.model_fields[key].annotation):
-                yield from _unknown(block, value, f"{path}{key}.")
+        if key not in fields:
+            yield path, str(key), list(fields)
+        else:
+            yield from _unknown_below(fields[key].annotation, value, f"{path}{key}.")
 
 
-def _blocks(annotation: Any) -> list[type[BaseModel]]:
-    """The settings class of a field, where there is exactly one (dict- and list-valued fields have none)."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
+def _unknown_below(annotation: Any, value: Any, path: str) -> Iterator[tuple[str, str, list[str]]]:
+    """Walk a value beside its type: a block, or a list or mapping of blocks at any depth."""
+    if get_origin(annotation) is Annotated:
+        annotation = get_args(annotation)[0]
+    parts = get_args(annotation)
     if get_origin(annotation) in (Union, types.UnionType):
-        found = [block for part in get_args(annotation) for block in _blocks(part)]
-        return found if len(found) == 1 else []
-    return []
+        # Which of several shapes is meant is for pydantic to say; only one that is alone can be walked here.
+        shapes = [part for part in parts if _holds_block(part)]
+        if len(shapes) == 1:
+            yield from _unknown_below(shapes[0], value, path)
+    elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        if isinstance(value, dict):
+            yield from _unknown(annotation, value, path)
+    elif isinstance(value, dict) and len(parts) == 2:
+        for key, item in value.items():
+            yield from _unknown_below(parts[1], item, f"{path}{key}.")
+    elif isinstance(value, list) and parts:
+        for number, item in enumerate(value):
+            yield from _unknown_below(parts[0], item, f"{path}{number}.")
+
+
+def _holds_block(annotation: Any) -> bool:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return True
+    return any(_holds_block(part) for part in get_args(annotation))

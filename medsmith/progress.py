@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterable, Iterator, Sized
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 VARIABLE = "MEDSMITH_PROGRESS"
 INTERVAL_SECONDS = 0.25
@@ -64,7 +64,7 @@ class Bar:
         elif self._file and time.monotonic() - self._written >= INTERVAL_SECONDS:
             self._write(self._file)
 
-    def __enter__(self) -> Bar:
+    def __enter__(self) -> Self:
         if self._file:
             self._write(self._file)
         return self
@@ -85,7 +85,7 @@ class Bar:
         # A display must never end the work that it shows: the folder may be gone or the disk full.
         with contextlib.suppress(OSError):
             partial.write_text(json.dumps(state))
-            os.replace(partial, file)
+            partial.replace(file)
 
 
 def track(items: Iterable[T], description: str, unit: str = "rows", total: int | None = None) -> Iterator[T]:

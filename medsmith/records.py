@@ -73,7 +73,9 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
             try:
                 row = json.loads(line)
             except json.JSONDecodeError as error:
-                raise UserError(f"{path} line {number}: not valid JSON ({error.msg}); mend or remove the line") from None
+                raise UserError(
+                    f"{path} line {number}: not valid JSON ({error.msg}); mend or remove the line"
+                ) from None
             if not isinstance(row, dict):
                 raise UserError(f"{path} line {number}: expected a JSON object, got {type(row).__name__}")
             yield row
@@ -88,7 +90,7 @@ def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> int:
         for row in rows:
             lines.write(json.dumps(row, ensure_ascii=False) + "\n")
             count += 1
-    os.replace(partial, path)
+    partial.replace(path)
     return count
 
 
@@ -101,7 +103,7 @@ def write_json(path: Path, value: Any) -> None:
         file.write("\n")
         file.flush()
         os.fsync(file.fileno())
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def read_json(path: Path) -> Any:
@@ -142,7 +144,7 @@ def write_parquet(path: Path, rows: list[Instruction]) -> int:
     }
     partial = path.with_name(path.name + ".partial")
     polars.DataFrame([asdict(row) for row in rows], schema=schema).write_parquet(partial)
-    os.replace(partial, path)
+    partial.replace(path)
     return len(rows)
 
 

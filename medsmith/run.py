@@ -5,23 +5,24 @@
         return this.finish(rows=1200)         # counts; writes run.json atomically
 
 While it works the folder holds `started.json`. A killed run is continued: where the identity in `started.json` is
-still the same, everything that lies there is kept; where it differs, everything goes but `raw/`, the journals of
-paid work, whose rows are addressed by content and are reused only where they still fit.
+still the same, everything that lies there is kept. Where it differs, or where a finished run is made again,
+everything goes but `raw/`, the journals of paid work, whose rows are addressed by content and are reused only where
+they still fit.
 
-Kept out of the folder's digest, because they differ between two equal runs: `run.json`, `started.json`,
-`published.json`, `*.log`, hidden files, and the folders `log/` and `checkpoints/`. What carries a time belongs there.
+What carries a time belongs into `log/`, which is no part of the folder's digest (medsmith/digests.py).
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import functools
 import hashlib
 import importlib.metadata
 import json
 import os
 import resource
 import shutil
-import sqlite3
 import subprocess
 import time
 from collections.abc import Iterator
@@ -33,13 +34,13 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from medsmith.config import Config, artefacts, identity
+from medsmith.digests import RECORD, STARTED, combined, file_digest, output_digests
 from medsmith.errors import UserError
-from medsmith.records import read_json, write_json
+from medsmith.records import write_json
 
-RECORD = "run.json"
-STARTED = "started.json"
-VOLATILE_FOLDERS = {"log", "checkpoints"}
-VOLATILE_FILES = {RECORD, STARTED, "published.json"}
+LOCK = ".lock"
+RUNNER_FILES = {"step.log", "step.json"}
+"""What the pipeline runner keeps in `log/`, over all tries of a step."""
 
 
 @dataclass
@@ -56,19 +57,26 @@ class Run:
     started: float = field(default_factory=time.time)
 
     def finish(self, **counts: int) -> Path:
-        """Write run.json, last and atomically. Counts are the rows of in = kept + dropped + failed."""
+        """Write run.json, last and atomically. Counts are the rows of in = kept + dropped + failed.
+
+        Raises:
+            UserError: an input changed while this ran, so that nobody can say what was read.
+        """
         ended = time.time()
-        own, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
-        outputs = {str(path.relative_to(self.folder)): file_digest(path) for path in _stable_files(self.folder)}
+        for name, path in artefacts(self.config).items():
+            if digest(path) != self.identity["inputs"][name]:
+                raise UserError(f"the input '{name}' ({path}) changed while {self.command} ran; run it again")
+        outputs = output_digests(self.folder)
         write_json(
             self.folder / RECORD,
             {
                 "command": self.command,
                 "identity": self.identity,
                 "key": key_of(self.identity),
-                "digest": _combined(outputs),
+                "digest": combined(outputs),
                 "config": json.loads(self.config.model_dump_json()),
                 "inputs": {name: str(path) for name, path in artefacts(self.config).items()},
+                "parents": {name: _origin(path)["key"] for name, path in artefacts(self.config).items()},
                 "ancestry": _ancestry(self.config),
                 "counts": counts,
                 "facts": self.facts,
@@ -78,8 +86,7 @@ class Run:
                 "started": datetime.fromtimestamp(self.started, UTC).isoformat(timespec="seconds"),
                 "ended": datetime.fromtimestamp(ended, UTC).isoformat(timespec="seconds"),
                 "seconds": round(ended - self.started, 2),
-                "cpu_seconds": round(own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime, 2),
-                "peak_memory_bytes": max(own.ru_maxrss, children.ru_maxrss) * 1024,
+                **_cost(),
             },
         )
         (self.folder / STARTED).unlink(missing_ok=True)
@@ -93,37 +100,44 @@ def start(config: Config, command: str) -> Iterator[Run]:
     """Open the run folder `config.out` under a lock, clear what is stale, hand over a Run to finish.
 
     Raises:
-        UserError: an input does not exist or is not finished, or another process holds the folder.
+        UserError: an input does not exist or is not finished, another process holds the folder, or the disk is full
+            or not ours to write on.
     """
     folder = config.out
     wanted = step_identity(command, config)
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock")
     try:
-        lock.acquire(timeout=0)
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / LOCK)
+        # Not 0: `is_held` takes the lock for a moment, and a killed process frees it a moment after its parent's end.
+        lock.acquire(timeout=1, poll_interval=0.05)
     except Timeout:
         raise UserError(f"{folder} is being written by another process; wait for it or choose another out=") from None
+    except OSError as error:
+        raise _storage_fault(error, folder) or error from None
     try:
-        earlier = _earlier_identity(folder)
-        resumed = earlier == wanted
-        if earlier is not None and not resumed:
-            _clear(folder)
-        (folder / RECORD).unlink(missing_ok=True)
-        write_json(folder / STARTED, wanted)
+        resumed = _prepare(folder, wanted)
         yield Run(folder, command, config, wanted, resumed, _inherited_facts(config))
+    except Exception as error:  # marked and raised again: nothing is swallowed here
+        with contextlib.suppress(OSError):
+            if folder.is_dir() and read_record(folder) is None:
+                _mark(folder, wanted, f"{type(error).__name__}: {error}".strip().splitlines()[0])
+        raise _storage_fault(error, folder) or error from error.__cause__
     finally:
         lock.release()
 
 
 def step_identity(command: str, config: Config) -> dict[str, Any]:
     """What a step is: command, schema version, settings, digests of inputs, versions of the libraries that matter."""
-    return {
+    found = {
         "command": command,
         "schema_version": type(config).schema_version,
         "settings": identity(config),
         "inputs": {name: digest(path) for name, path in artefacts(config).items()},
         "libraries": _versions(type(config).libraries),
     }
+    # As it will be read back, so that the two compare equal.
+    as_read: dict[str, Any] = json.loads(json.dumps(found, default=str))
+    return as_read
 
 
 def key_of(identity: dict[str, Any]) -> str:
@@ -131,22 +145,57 @@ def key_of(identity: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """The folder's run.json, or None where there is none; a torn one counts as none."""
+    return _read_mapping(folder / RECORD)
+
+
+def read_started(folder: Path) -> dict[str, Any] | None:
+    """What a try that did not finish left: {identity, error, pid, started}; None where there is none."""
+    return _read_mapping(folder / STARTED)
+
+
+def is_intact(folder: Path, record: dict[str, Any]) -> bool:
+    """Whether the folder still holds what its record says."""
+    return bool(combined(output_digests(folder)) == record.get("digest"))
+
+
+def is_current(command: str, config: Config) -> bool:
+    """Whether `config.out` holds the finished, untouched result of just this command, settings and inputs."""
+    record = read_record(config.out)
+    return (
+        record is not None
+        and record.get("identity") == step_identity(command, config)
+        and is_intact(config.out, record)
+    )
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a living process is writing this folder."""
+    if not (folder / LOCK).is_file():
+        return False
+    try:
+        with FileLock(folder / LOCK, timeout=0):
+            return False
+    except Timeout:
+        return True
+    except OSError:
+        return False
+
+
 def require_finished(folder: Path) -> dict[str, Any]:
     """Return the folder's run.json; UserError where the run is unfinished or missing."""
-    if not (folder / RECORD).is_file():
-        state = "was started and not finished" if (folder / STARTED).is_file() else "is not a finished run"
-        raise UserError(f"{folder} {state} (no {RECORD}); run the step that makes it first")
-    record: dict[str, Any] = read_json(folder / RECORD)
+    record = read_record(folder)
+    if record is None:
+        torn = (folder / STARTED).is_file() or (folder / RECORD).is_file()
+        state = "was started and not finished" if torn else "is not a finished run"
+        raise UserError(f"{folder} {state} (no whole {RECORD}); run the step that makes it first")
     return record
 
 
 def find_record(path: Path) -> dict[str, Any] | None:
     """The run.json of the run folder that holds `path` (itself or a parent), or None for a user's own files."""
-    for folder in (path, *path.parents):
-        if (folder / RECORD).is_file():
-            record: dict[str, Any] = read_json(folder / RECORD)
-            return record
-    return None
+    return next((record for folder in (path, *path.parents) if (record := read_record(folder)) is not None), None)
 
 
 def digest(path: Path) -> str:
@@ -158,76 +207,81 @@ def digest(path: Path) -> str:
     if not path.exists():
         raise UserError(f"no such file or folder: {path}")
     for folder in (path, *path.parents):
-        if (folder / STARTED).is_file() and not (folder / RECORD).is_file():
-            raise UserError(f"{path} belongs to an unfinished run ({folder}); finish that run first")
-        if (folder / RECORD).is_file():
+        if (folder / RECORD).is_file() or (folder / STARTED).is_file():
+            if read_record(folder) is None:
+                raise UserError(f"{path} belongs to an unfinished run ({folder}); finish that run first")
             break
-    if path.is_file():
-        return file_digest(path)
-    return _combined({str(file.relative_to(path)): file_digest(file) for file in _stable_files(path)})
+    return file_digest(path) if path.is_file() else combined(output_digests(path))
 
 
-def file_digest(path: Path) -> str:
-    """sha256 of a file's bytes, remembered by path, size, mtime_ns and inode, so a large file is read once."""
-    status = path.stat()
-    key = f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}|{status.st_ino}"
-    # A file touched in the last two seconds may change again within one mtime tick: read it, do not remember it.
-    settled = time.time_ns() - status.st_mtime_ns > 2_000_000_000
-    with contextlib.closing(_memo()) as memo:
-        found = memo.execute("SELECT sha256 FROM digests WHERE key = ?", (key,)).fetchone()
-        if found:
-            return str(found[0])
-        with path.open("rb") as file:
-            value = hashlib.file_digest(file, "sha256").hexdigest()
-        if settled:
-            memo.execute("INSERT OR REPLACE INTO digests VALUES (?, ?)", (key, value))
-            memo.commit()
-    return value
+def _read_mapping(path: Path) -> dict[str, Any] | None:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
 
 
-def _memo() -> sqlite3.Connection:
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "medsmith"
-    cache.mkdir(parents=True, exist_ok=True)
-    memo = sqlite3.connect(cache / "digests.sqlite", timeout=30)
-    memo.execute("CREATE TABLE IF NOT EXISTS digests (key TEXT PRIMARY KEY, sha256 TEXT)")
-    return memo
-
-
-def _combined(digests: dict[str, str]) -> str:
-    lines = "".join(f"{name} {value}\n" for name, value in sorted(digests.items()))
-    return hashlib.sha256(lines.encode()).hexdigest()
-
-
-def _stable_files(folder: Path) -> list[Path]:
-    files = []
-    for path in sorted(folder.rglob("*")):
-        parts = path.relative_to(folder).parts
-        hidden = any(part.startswith(".") for part in parts)
-        volatile = parts[0] in VOLATILE_FOLDERS or path.name in VOLATILE_FILES or path.suffix == ".log"
-        if path.is_file() and not hidden and not volatile:
-            files.append(path)
-    return files
-
-
-def _earlier_identity(folder: Path) -> dict[str, Any] | None:
-    """The identity of what lies in the folder; {} where files of unknown origin do, None where nothing does."""
-    for name in (STARTED, RECORD):
-        if (folder / name).is_file():
-            try:
-                value = json.loads((folder / name).read_text())
-            except json.JSONDecodeError:
-                continue
-            return dict(value if name == STARTED else value.get("identity", {}))
-    return {} if any(path.name != ".lock" for path in folder.iterdir()) else None
-
-
-def _clear(folder: Path) -> None:
-    if not any((folder / name).is_file() for name in (STARTED, RECORD)):
+def _prepare(folder: Path, wanted: dict[str, Any]) -> bool:
+    """Leave in the folder only what a run of this identity may use; True where an unfinished try is continued."""
+    finished, tried = read_record(folder) is not None, read_started(folder)
+    if not finished and tried and tried.get("identity") == wanted:
+        _mark(folder, wanted)
+        return True
+    ours = (folder / RECORD).exists() or (folder / STARTED).exists()
+    if not ours and any(path.name not in {LOCK, "log"} for path in folder.iterdir()):
         raise UserError(f"{folder} holds files that no run of ours wrote; choose an empty or new folder as out=")
+    # A kill from here on must find neither a finished run nor one of the wanted identity in a half-cleared folder.
+    _mark(folder, {})
+    (folder / RECORD).unlink(missing_ok=True)
     for path in folder.iterdir():
-        if path.name in {"raw", ".lock"}:
-            continue
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if path.name == "log":
+            _remove(*(inner for inner in path.iterdir() if inner.name not in RUNNER_FILES))
+        elif path.name not in {"raw", LOCK, STARTED}:
+            _remove(path)
+    _mark(folder, wanted)
+    return False
+
+
+def _remove(*paths: Path) -> None:
+    for path in paths:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _mark(folder: Path, identity: dict[str, Any], error: str | None = None) -> None:
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    write_json(folder / STARTED, {"identity": identity, "error": error, "pid": os.getpid(), "started": started})
+
+
+STORAGE_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+
+
+def _storage_fault(error: Exception, folder: Path) -> UserError | None:
+    """The one-line error for a full or unwritable disk; libraries in Rust report theirs as text only."""
+    code = error.errno if isinstance(error, OSError) else None
+    if code not in STORAGE_FAULTS and "No space left on device" not in str(error):
+        return None
+    if code in (errno.EROFS, errno.EACCES):
+        place = getattr(error, "filename", None) or folder
+        return UserError(f"{place}: {os.strerror(code)}; mend the permissions or choose another out=")
+    return UserError(f"the disk that holds {folder} is full; free some space and run the same again to continue")
+
+
+def _cost() -> dict[str, Any]:
+    """CPU seconds and peak memory of this process and the children that it waited for."""
+    own, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
+    peak = own.ru_maxrss
+    with contextlib.suppress(OSError, StopIteration, ValueError):
+        # ru_maxrss survives exec: the child of a large process would seem large. VmHWM is this program's own.
+        lines = Path("/proc/self/status").read_text().splitlines()
+        peak = int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
+    return {
+        "cpu_seconds": round(own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime, 2),
+        "peak_memory_bytes": max(peak, children.ru_maxrss) * 1024,
+    }
 
 
 def _inherited_facts(config: Config) -> dict[str, Any]:
@@ -241,51 +295,59 @@ def _inherited_facts(config: Config) -> dict[str, Any]:
     return {"licences": licences, "simulated": simulated}
 
 
+def _origin(path: Path) -> dict[str, Any]:
+    """The entry in an ancestry of the run, or else the file, that an input is."""
+    record = find_record(path)
+    if record is None:
+        return {"key": f"file:{digest(path)[:16]}", "command": "file", "name": path.name}
+    return {
+        "key": record["key"],
+        "command": record["command"],
+        "name": Path(record["config"]["out"]).name,
+        "digest": record["digest"],
+        "settings": record["identity"]["settings"],
+        "parents": sorted(set(record["parents"].values())),
+        "facts": record["facts"],
+        "counts": record["counts"],
+    }
+
+
 def _ancestry(config: Config) -> list[dict[str, Any]]:
     """Every run on the way here, each once, in order of making: command, name, key, parents by key, and its facts."""
     found: dict[str, dict[str, Any]] = {}
     for field_name, path in artefacts(config).items():
         record = find_record(path)
-        if record is None:
-            found.setdefault(
-                f"file:{digest(path)[:16]}",
-                {"key": f"file:{digest(path)[:16]}", "command": "file", "name": path.name, "field": field_name},
-            )
-            continue
-        for entry in record["ancestry"]:
+        for entry in record["ancestry"] if record else []:
             found.setdefault(entry["key"], entry)
-        found.setdefault(
-            record["key"],
-            {
-                "key": record["key"],
-                "command": record["command"],
-                "name": Path(record["config"]["out"]).name,
-                "digest": record["digest"],
-                "settings": record["identity"]["settings"],
-                "parents": [
-                    find["key"]
-                    for find in (find_record(Path(parent)) for parent in record["inputs"].values())
-                    if find
-                ],
-                "facts": record["facts"],
-                "counts": record["counts"],
-            },
-        )
+        origin = _origin(path)
+        found.setdefault(origin["key"], origin if record else {**origin, "field": field_name})
     return list(found.values())
 
 
+@functools.cache
+def _version(library: str) -> str | None:
+    try:
+        return importlib.metadata.version(library)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
 def _versions(libraries: tuple[str, ...]) -> dict[str, str]:
-    versions = {}
-    for library in libraries:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[library] = importlib.metadata.version(library)
-    return versions
+    return {library: version for library in libraries if (version := _version(library))}
 
 
 def _git() -> dict[str, Any]:
+    """Commit and dirty flag of the clone that this code runs from; empty where it runs from an installed wheel."""
+    clone = Path(__file__).parents[1]
+
     def ask(*words: str) -> str:
-        done = subprocess.run(["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+        try:
+            done = subprocess.run(["git", *words], cwd=clone, capture_output=True, text=True, check=False)
+        except FileNotFoundError:
+            return ""
         return done.stdout.strip()
 
-    commit = ask("rev-parse", "HEAD")
-    return {"commit": commit, "dirty": bool(ask("status", "--porcelain", "--untracked-files=no"))} if commit else {}
+    commit, _, root = ask("rev-parse", "HEAD", "--show-toplevel").partition("\n")
+    if not root or Path(root).resolve() != clone.resolve():
+        return {}
+    return {"commit": commit, "dirty": bool(ask("status", "--porcelain", "--untracked-files=no"))}
