@@ -94,7 +94,7 @@ def _labs(p: Patient, rng: random.Random) -> list[Statement]:
     normal = f"{number(lab.low)} to {number(lab.high)}"
     templates = ("{} was {} {} (normal {}).", "{} is {} {}, normal range {}.", "Laboratory: {} {} {} (reference {}).")
     text = rng.choice(templates).format(lab.name, number(p.lab_value), lab.unit, normal)
-    return [Statement("lab", text, (lab.name, number(p.lab_value), lab.unit, lab.value))]
+    return [Statement("lab", text[0].upper() + text[1:] if text[1].islower() else text, (lab.name, number(p.lab_value), lab.unit, lab.value))]
 
 
 def _imaging(p: Patient, rng: random.Random) -> list[Statement]:

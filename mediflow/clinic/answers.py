@@ -1,0 +1,285 @@
+"""Ask one task of a document and give the known answer: a pure function of the note, the patient and the draw."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mediflow.clinic.documents import Note
+from mediflow.clinic.knowledge import Disease, find_disease, load_knowledge, treated_by
+from mediflow.clinic.patients import SIDES, Patient
+from mediflow.clinic.statements import Statement
+
+LABELS = ("ENTAILMENT", "NEUTRAL", "CONTRADICTION")
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """What is shown, the right answer as plain text, and as the JSON object of the task's schema."""
+
+    input: str
+    text: str
+    value: dict[str, Any]
+    kind: str = ""
+
+    def output(self, output_format: str) -> str:
+        """The answer in the asked format."""
+        return json.dumps(self.value, ensure_ascii=False) if output_format == "json" else self.text
+
+
+def ask(task: str, note: Note, patient: Patient, rng: random.Random) -> Exchange:
+    """Make one exchange of a task type. Raises KeyError for a task the clinic does not know."""
+    return TASKS[task](note, patient, rng)
+
+
+def problems(patient: Patient) -> list[str]:
+    """All diseases of this patient, the main one first."""
+    return list(patient.diseases)
+
+
+def question(patient: Patient, statements: Sequence[Statement], rng: random.Random) -> tuple[str, str]:
+    """A question about one of the statements and its short answer."""
+    asked = []
+    for s in statements:
+        if s.kind == "imaging":
+            region, size, finding, side = s.values
+            asked += [
+                (f"On which side is the {finding}?", side),
+                (f"How large is the {finding}?", size),
+                (f"What does the imaging of the {region} show?", finding),
+                (f"Is there a {finding}?", "yes"),
+            ]
+        elif s.kind == "imaging_absent":
+            asked.append((f"Is there a {s.values[0]}?", "no"))
+        elif s.kind == "lab":
+            asked += [(f"What was the {s.values[0]}?", f"{s.values[1]} {s.values[2]}"), (f"Is the {s.values[0]} high, low or normal?", s.values[3])]
+        elif s.kind in {"treatment", "medication"} and s.values:
+            asked += [
+                (f"What is the dose of {s.values[0]}?", f"{s.values[1]} {s.values[2]}"),
+                (f"How often is {s.values[0]} taken?", s.values[3]),
+                (f"Which drug is given for {s.values[4]}?", s.values[0]),
+            ]
+        elif s.kind == "vital":
+            asked.append((f"What is the {s.values[0]}?", s.values[1]))
+        elif s.kind == "follow_up":
+            asked.append(("When is the follow-up?", f"in {s.values[0]}"))
+        elif s.kind == "presentation":
+            asked += [("What is the main complaint?", s.values[2]), ("For how many days?", s.values[3])]
+    return rng.choice(asked)
+
+
+def hypothesis(statements: Sequence[Statement], patient: Patient, label: str, rng: random.Random) -> tuple[str, str]:
+    """A premise from the statements and a second sentence that stands in the relation `label` to it."""
+    usable = [s for s in statements if s.kind in HYPOTHESES and s.values]
+    premise = rng.choice(usable)
+    if label == "NEUTRAL":
+        return premise.text, _neutral(premise, patient, rng)
+    entailed, contradicted = HYPOTHESES[premise.kind](premise, rng)
+    return premise.text, rng.choice(entailed if label == "ENTAILMENT" else contradicted)
+
+
+def _neutral(premise: Statement, patient: Patient, rng: random.Random) -> str:
+    """Something of another kind that the premise leaves open, true or not."""
+    free = [s for d in load_knowledge() if d.name not in patient.diseases for s in d.symptoms]
+    symptom = rng.choice([s for s in free if s not in premise.values])
+    choices = [f"The patient has {symptom}.", "The patient lives alone.", "The patient is retired."]
+    if premise.kind != "imaging":
+        choices.append(f"There is a finding on the {rng.choice(SIDES)}.")
+    if premise.kind not in {"medication", "treatment"}:
+        choices.append(f"The patient takes {rng.choice(rng.choice(load_knowledge()).drugs).name}.")
+    return rng.choice(choices)
+
+
+def _of_symptom(s: Statement, rng: random.Random) -> tuple[list[str], list[str]]:
+    symptom = s.values[2] if s.kind == "presentation" else s.values[0]
+    return (
+        [f"The patient has {symptom}.", f"The patient complains of {symptom}."],
+        [f"The patient denies {symptom}.", f"The patient does not have {symptom}."],
+    )
+
+
+def _of_denial(s: Statement, rng: random.Random) -> tuple[list[str], list[str]]:
+    has, has_not = _of_symptom(s, rng)
+    return has_not, has
+
+
+def _of_lab(s: Statement, rng: random.Random) -> tuple[list[str], list[str]]:
+    name, _, _, where = s.values
+    wrong = [other for other in ("high", "low", "normal") if other != where]
+    return [f"The {name} is {where}."], [f"The {name} is {other}." for other in wrong]
+
+
+def _of_imaging(s: Statement, rng: random.Random) -> tuple[list[str], list[str]]:
+    region, size, finding, side = s.values
+    other = SIDES[1 - SIDES.index(side)]
+    return (
+        [f"The {finding} is on the {side}.", f"The imaging of the {region} is abnormal.", f"There is a {finding}."],
+        [f"The {finding} is on the {other}.", f"The imaging of the {region} is normal.", f"There is no {finding}."],
+    )
+
+
+def _of_drug(s: Statement, rng: random.Random) -> tuple[list[str], list[str]]:
+    """Only the knowledge of which drug treats what decides: the hypothesis leaves the drug's name out."""
+    drug, amount, unit, _, disease = s.values
+    wrong = rng.choice([d for d in load_knowledge() if d.name != disease])
+    return (
+        [f"The patient is treated for {disease}.", f"The patient takes {amount} {unit} of {drug}."],
+        ["The patient takes no medication.", f"{drug.capitalize()} was given for {wrong.name}."],
+    )
+
+
+HYPOTHESES: dict[str, Callable[[Statement, random.Random], tuple[list[str], list[str]]]] = {
+    "presentation": _of_symptom,
+    "symptom": _of_symptom,
+    "denial": _of_denial,
+    "lab": _of_lab,
+    "imaging": _of_imaging,
+    "medication": _of_drug,
+    "treatment": _of_drug,
+}
+
+
+def choices(disease: Disease, rng: random.Random, only_common: bool = False) -> tuple[str, list[str], int]:
+    """A question on the medicine of one disease, four options, and the index of the right one."""
+    others = [d for d in load_knowledge() if d.name != disease.name and (d.common or not only_common)]
+    wrong = rng.sample(others, 3)
+    asked = rng.choice(QUESTIONS)
+    text, right, options = asked(disease, wrong, rng)
+    index = rng.randrange(4)
+    options.insert(index, right)
+    return text, options, index
+
+
+def _which_drug(d: Disease, wrong: list[Disease], rng: random.Random) -> tuple[str, str, list[str]]:
+    return f"Which drug treats {d.name}?", rng.choice(d.drugs).name, [rng.choice(w.drugs).name for w in wrong]
+
+
+def _which_disease(d: Disease, wrong: list[Disease], rng: random.Random) -> tuple[str, str, list[str]]:
+    return f"What is {rng.choice(d.drugs).name} used for?", d.name, [w.name for w in wrong]
+
+
+def _which_symptom(d: Disease, wrong: list[Disease], rng: random.Random) -> tuple[str, str, list[str]]:
+    options = [rng.choice([s for s in w.symptoms if s not in d.symptoms]) for w in wrong]
+    return f"Which is a symptom of {d.name}?", rng.choice(d.symptoms), options
+
+
+def _which_code(d: Disease, wrong: list[Disease], rng: random.Random) -> tuple[str, str, list[str]]:
+    return f"What is the ICD-10-CM code of {d.name}?", d.code, [w.code for w in wrong]
+
+
+def _which_specialty(d: Disease, wrong: list[Disease], rng: random.Random) -> tuple[str, str, list[str]]:
+    known = sorted({x.specialty for x in load_knowledge()} - {d.specialty})
+    return f"Which specialty treats {d.name}?", d.specialty, rng.sample(known, 3)
+
+
+def _which_lab(d: Disease, wrong: list[Disease], rng: random.Random) -> tuple[str, str, list[str]]:
+    names = sorted({x.lab.name for x in load_knowledge()} - {d.lab.name})
+    return f"Which laboratory test is used in {d.name}?", d.lab.name, rng.sample(names, 3)
+
+
+QUESTIONS = (_which_drug, _which_disease, _which_symptom, _which_code, _which_specialty, _which_lab)
+
+
+def plant_error(statements: Sequence[Statement], rng: random.Random) -> tuple[list[str], int, str, str]:
+    """Make one of the sentences medically wrong: (sentences, index, kind, the right sentence).
+
+    Treatment and medication errors give a drug of another disease; a diagnosis error names another disease than the
+    one that is treated. Only someone who knows which drug treats what can see them.
+    """
+    sentences = [s.text for s in statements]
+    candidates = [n for n, s in enumerate(statements) if s.kind in {"treatment", "medication", "diagnosis"} and s.values]
+    index = rng.choice(candidates)
+    statement = statements[index]
+    if statement.kind == "diagnosis":
+        named = find_disease(statement.values[0])
+        wrong = rng.choice([d for d in load_knowledge() if d.name != named.name])
+        text = statement.text.replace(named.name, wrong.name).replace(named.abbreviation, wrong.abbreviation)
+        kind = "diagnosis"
+    else:
+        drug = statement.values[0]
+        right = treated_by(drug)
+        other = rng.choice([d for d in load_knowledge() if d.name != right.name]).drugs[0].name
+        text = statement.text.replace(drug, other).replace(drug.capitalize(), other.capitalize())
+        kind = "pharmacotherapy" if statement.kind == "medication" else "treatment"
+    right_text, sentences[index] = sentences[index], text
+    return sentences, index, kind, right_text
+
+
+def numbered(sentences: Sequence[str]) -> str:
+    """Sentences as MEDEC numbers them: `0 text`, one a line."""
+    return "\n".join(f"{n} {sentence}" for n, sentence in enumerate(sentences))
+
+
+def _summarization(note: Note, patient: Patient, rng: random.Random) -> Exchange:
+    m = patient.new_medication
+    text = f"{patient.main.name[0].upper()}{patient.main.name[1:]}, treated with {m.drug} {m.dose} {m.unit} {m.frequency}."
+    return Exchange(note.text, text, {"summary": text})
+
+
+def _question_answering(note: Note, patient: Patient, rng: random.Random) -> Exchange:
+    asked, answer = question(patient, note.statements, rng)
+    return Exchange(f"{note.text}\nQUESTION: {asked}", answer, {"answer": answer})
+
+
+def _multiple_choice(note: Note, patient: Patient, rng: random.Random) -> Exchange:
+    asked, options, index = choices(find_disease(rng.choice(patient.diseases)), rng)
+    listed = "\n".join(f"- {option}" for option in options)
+    return Exchange(f"{note.text}\n\n{asked}\n{listed}", options[index], {"answer": options[index]})
+
+
+def _entities(note: Note, patient: Patient, rng: random.Random) -> Exchange:
+    kind = rng.choice(("drugs", "symptoms that are present", "symptoms that are denied"))
+    found = {
+        "drugs": [s.values[0] for s in note.of("medication", "treatment") if s.values],
+        "symptoms that are present": [
+            s.values[2] if s.kind == "presentation" else s.values[0] for s in note.of("presentation", "symptom")
+        ],
+        "symptoms that are denied": [s.values[0] for s in note.of("denial")],
+    }[kind]
+    return Exchange(note.text, "; ".join(found) or "none", {"entities": found}, kind)
+
+
+def _relations(note: Note, patient: Patient, rng: random.Random) -> Exchange:
+    pairs = [(s.values[0], s.values[4]) for s in note.of("medication", "treatment") if s.values]
+    text = "; ".join(f"{drug} for {disease}" for drug, disease in pairs)
+    return Exchange(note.text, text, {"relations": [{"drug": drug, "disease": disease} for drug, disease in pairs]})
+
+
+def _classification(note: Note, patient: Patient, rng: random.Random) -> Exchange:
+    return Exchange(note.text, patient.main.specialty, {"specialty": patient.main.specialty})
+
+
+def _entailment(note: Note, patient: Patient, rng: random.Random) -> Exchange:
+    label = rng.choice(LABELS)
+    first, second = hypothesis(note.statements, patient, label, rng)
+    return Exchange(f"SENTENCE_1: {first}\nSENTENCE_2: {second}", label, {"label": label})
+
+
+def _abbreviation(note: Note, patient: Patient, rng: random.Random) -> Exchange:
+    disease = patient.main
+    text = note.text.replace(disease.name, disease.abbreviation)
+    return Exchange(f"{text}\nABBREVIATION: {disease.abbreviation}", disease.name, {"expansion": disease.name})
+
+
+def _error(note: Note, patient: Patient, rng: random.Random) -> Exchange:
+    if rng.random() < 0.5:
+        sentences, index, _, _ = plant_error(note.statements, rng)
+    else:
+        sentences, index = [s.text for s in note.statements], -1
+    return Exchange(numbered(sentences), str(index), {"sentence": index})
+
+
+TASKS: dict[str, Callable[[Note, Patient, random.Random], Exchange]] = {
+    "summarization": _summarization,
+    "question_answering": _question_answering,
+    "multiple_choice_question_answering": _multiple_choice,
+    "named_entity_recognition": _entities,
+    "relation_extraction": _relations,
+    "classification": _classification,
+    "textual_entailment": _entailment,
+    "abbreviation_expansion": _abbreviation,
+    "error_detection_and_correction": _error,
+}

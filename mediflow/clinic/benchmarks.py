@@ -1,0 +1,216 @@
+"""Miniature twins of public benchmarks, in their published file formats, with known truth."""
+
+from __future__ import annotations
+
+import csv
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from medsmith.records import write_jsonl
+from mediflow.clinic.answers import LABELS, choices, hypothesis, numbered, plant_error, question
+from mediflow.clinic.documents import Note, write_note
+from mediflow.clinic.knowledge import load_knowledge
+from mediflow.clinic.patients import Patient
+from mediflow.taxonomy import WHOLE, DocumentType, load_taxonomy
+
+MEDEC_COLUMNS = ("Text ID", "Text", "Sentences", "Error Flag", "Error Type", "Error Sentence ID", "Error Sentence",
+                 "Corrected Sentence", "Corrected Text")  # fmt: skip
+MEDEC_FILES = {"train": "TrainingSet", "dev": "ValidationSet", "test": "TestSet"}
+MEQSUM_FILE = "MeQSum_ACL2019_BenAbacha_Demner-Fushman.xlsx"
+VISIT = DocumentType("visit", "Visit", False, {"Visit": ("presentation", "history", "labs", "diagnosis", "treatment")})
+FULL = DocumentType(
+    "full", "Full", False,
+    {"Full": ("presentation", "symptoms", "denials", "labs", "imaging", "medications", "treatment")},
+)  # fmt: skip
+
+
+def mednli_rows(patients: Sequence[Patient], seed: str) -> list[dict[str, str]]:
+    """MedNLI rows, the three labels in equal shares."""
+    rows = []
+    for number, patient in enumerate(patients):
+        rng = random.Random(f"mednli {seed} {patient.id}")
+        label = LABELS[number % 3]
+        first, second = hypothesis(write_note(FULL, WHOLE, patient, rng).statements, patient, label, rng)
+        rows.append({"pairID": patient.id, "gold_label": label.lower(), "sentence1": first, "sentence2": second})
+    return rows
+
+
+def problem_rows(patients: Sequence[Patient], seed: str) -> list[dict[str, str]]:
+    """Progress notes (SOAP) with the problem list as summary."""
+    soap = load_taxonomy().documents["soap_note"]
+    rows = []
+    for patient in patients:
+        rng = random.Random(f"problem {seed} {patient.id}")
+        parts = {name: write_note(soap, name, patient, rng).text for name in ("Subjective", "Objective", "Assessment")}
+        rows.append(
+            {
+                "File ID": patient.id,
+                "Subjectives": parts["Subjective"].removeprefix("Subjective: "),
+                "Assessment": parts["Assessment"].removeprefix("Assessment: "),
+                "Objectives": parts["Objective"].removeprefix("Objective: "),
+                "Summary": "; ".join(patient.diseases),
+            }
+        )
+    return rows
+
+
+def meqsum_rows(patients: Sequence[Patient], seed: str) -> list[dict[str, str]]:
+    """A consumer's message and the one question in it."""
+    rows = []
+    for patient in patients:
+        rng = random.Random(f"meqsum {seed} {patient.id}")
+        disease, drug, symptom = patient.main, patient.new_medication.drug, patient.symptoms[0]
+        who = rng.choice(("mother", "father", "husband", "sister", "son"))
+        asked, summary = rng.choice(
+            (
+                (f"Could the {drug} cause {symptom}?", f"Can {drug} cause {symptom}?"),
+                (f"What can be done about the {disease.name}?", f"What are the treatments for {disease.name}?"),
+                (f"What are the signs of {disease.name}?", f"What are the symptoms of {disease.name}?"),
+                (f"How often must {drug} be taken?", f"What is the dosage of {drug}?"),
+            )
+        )
+        sentences = [
+            f"My {who} is {patient.age} years old.",
+            f"My {who} was told it is {disease.name}.",
+            f"The doctor gave {drug}.",
+            f"There has been {symptom} for {patient.days} days.",
+        ]
+        rng.shuffle(sentences)
+        hello, thanks = rng.choice(("Hello.", "Dear doctor,", "Hi,")), rng.choice(("Thank you.", "Please help.", "Thanks."))
+        chq = " ".join([hello, *sentences[:3], asked, thanks])
+        rows.append({"File": f"{patient.id}.txt", "CHQ": chq, "Summary": summary})
+    return rows
+
+
+def medec_rows(patients: Sequence[Patient], seed: str) -> list[dict[str, Any]]:
+    """MEDEC rows, half of them with one planted error."""
+    rows = []
+    for number, patient in enumerate(patients):
+        rng = random.Random(f"medec {seed} {patient.id}")
+        note: Note = write_note(VISIT, WHOLE, patient, rng)
+        right = [s.text for s in note.statements]
+        row: dict[str, Any] = {"Text ID": patient.id}
+        if number % 2:
+            sentences, index, kind, correct = plant_error(note.statements, rng)
+            row |= {"Error Flag": 1, "Error Type": kind, "Error Sentence ID": index,
+                    "Error Sentence": sentences[index], "Corrected Sentence": correct}  # fmt: skip
+        else:
+            sentences = right
+            row |= {"Error Flag": 0, "Error Type": "", "Error Sentence ID": -1, "Error Sentence": "NA",
+                    "Corrected Sentence": "NA"}  # fmt: skip
+        row |= {"Text": " ".join(sentences), "Sentences": numbered(sentences), "Corrected Text": " ".join(right)}
+        rows.append({column: row[column] for column in MEDEC_COLUMNS})
+    return rows
+
+
+def rrs_rows(patients: Sequence[Patient], seed: str) -> list[dict[str, str]]:
+    """Questions on radiology findings with short answers from the text."""
+    radiology = load_taxonomy().documents["radiology_report"]
+    rows = []
+    for patient in patients:
+        rng = random.Random(f"rrs {seed} {patient.id}")
+        note = write_note(radiology, "Findings", patient, rng)
+        asked, answer = question(patient, note.statements, rng) if note.of("imaging", "imaging_absent") else ("", "")
+        rows.append({"id": patient.id, "findings": note.text.removeprefix("Findings: "), "question": asked, "answer": answer})
+    return rows
+
+
+def validation_rows(topic: str, seed: str, count: int) -> list[dict[str, Any]]:
+    """Synthetic multiple-choice questions on one topic (the paper's validation sets, section 3.1.4, in miniature)."""
+    known = [d for d in load_knowledge() if topic != "imaging" or d.finding]
+    rows = []
+    for number in range(count):
+        rng = random.Random(f"validation {topic} {seed} {number}")
+        context, asked, options, index = _topic(topic, known[number % len(known)].name, f"{seed} {number}", rng)
+        rows.append({"id": f"{topic}-{number:04d}", "topic": topic, "context": context, "question": asked,
+                     "options": options, "answer_index": index})  # fmt: skip
+    return rows
+
+
+TOPICS = ("knowledge", "medication", "symptoms", "codes", "entailment", "radiology")
+
+
+def _topic(topic: str, disease: str, seed: str, rng: random.Random) -> tuple[str, str, list[str], int]:
+    from mediflow.clinic import answers
+    from mediflow.clinic.knowledge import find_disease
+    from mediflow.clinic.patients import SIDES, SIZES, draw_patients
+
+    d = find_disease(disease)
+    if topic == "knowledge":
+        return ("", *choices(d, rng))
+    asked_of = {"medication": answers._which_drug, "symptoms": answers._which_symptom, "codes": answers._which_code}
+    if topic in asked_of:
+        wrong = rng.sample([x for x in load_knowledge() if x.name != disease], 3)
+        text, right, options = asked_of[topic](d, wrong, rng)
+    elif topic == "entailment":
+        patient = draw_patients(rng.randrange(10**9), 1)[0]
+        label = rng.choice(LABELS)
+        first, second = hypothesis(write_note(FULL, WHOLE, patient, rng).statements, patient, label, rng)
+        context = f"SENTENCE_1: {first}\nSENTENCE_2: {second}"
+        return context, "How does the second sentence relate to the first?", list(LABELS), LABELS.index(label)
+    else:
+        patients = draw_patients(rng.randrange(10**9), 20)
+        patient = next((p for p in patients if p.main.finding), patients[0])
+        note = write_note(load_taxonomy().documents["radiology_report"], "Findings", patient, rng)
+        finding = patient.main.finding or "finding"
+        values, right = rng.choice(((SIDES, patient.side), (SIZES, patient.size)))
+        text = f"On which side is the {finding}?" if values == SIDES else f"How large is the {finding}?"
+        return note.text.removeprefix("Findings: "), text, list(values), values.index(right)
+    index = rng.randrange(4)
+    options.insert(index, right)
+    return "", text, options, index
+
+
+def write_benchmarks(folder: Path, patients: dict[str, Sequence[Patient]], seed: int) -> dict[str, int]:
+    """Write every benchmark's files below `folder`; `patients` by split (train, dev, test). Returns rows by file."""
+    counts: dict[str, int] = {}
+    for split, drawn in patients.items():
+        tag = f"{seed} {split}"
+        _count(counts, folder, write_jsonl, f"mednli/mli_{split}_v1.jsonl", mednli_rows(drawn, tag))
+        _count(counts, folder, _write_csv, f"problem_list/{split}.csv", problem_rows(drawn, tag))
+        medec = f"medec/MEDEC-MS-{MEDEC_FILES[split]}-with-GroundTruth-and-ErrorType.csv"
+        _count(counts, folder, _write_csv, medec, medec_rows(drawn, tag))
+        _count(counts, folder, write_jsonl, f"rrs_qa/{split}.jsonl", rrs_rows(drawn, tag))
+    _count(counts, folder, _write_xlsx, f"meqsum/{MEQSUM_FILE}", meqsum_rows(patients["test"], f"{seed} test"))
+    return counts
+
+
+def _count(counts: dict[str, int], folder: Path, write: Any, name: str, rows: list[dict[str, Any]]) -> None:
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    write(folder / name, rows)
+    counts[name] = len(rows)
+
+
+def _write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _write_xlsx(path: Path, rows: list[dict[str, Any]]) -> None:
+    """openpyxl stamps the time of writing into the file; a fixed one keeps equal data equal byte for byte."""
+    import io
+    import zipfile
+    from datetime import datetime
+
+    from openpyxl import Workbook
+
+    book = Workbook()
+    book.properties.created = book.properties.modified = datetime(2025, 1, 1)  # noqa: DTZ001 - the format has no zone
+    sheet = book.active
+    sheet.append(list(rows[0]))
+    for row in rows:
+        sheet.append(list(row.values()))
+    written = io.BytesIO()
+    book.save(written)
+    with zipfile.ZipFile(written) as source, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as target:
+        for item in sorted(source.namelist()):
+            data = source.read(item)
+            if item == "docProps/core.xml":  # openpyxl overwrites `modified` when it saves
+                import re
+
+                data = re.sub(rb"(<dcterms:modified[^>]*>)[^<]*", rb"\g<1>2025-01-01T00:00:00Z", data)
+            target.writestr(zipfile.ZipInfo(item, (2025, 1, 1, 0, 0, 0)), data, zipfile.ZIP_DEFLATED)

@@ -1,0 +1,165 @@
+"""What the simulated teacher says: a request as data in, a text out. It knows the clinic's truth and nothing else."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections.abc import Callable
+from typing import Any
+
+from mediflow.clinic.answers import ask
+from mediflow.clinic.documents import write_note
+from mediflow.clinic.knowledge import load_knowledge
+from mediflow.clinic.patients import patient_from_facts
+from mediflow.taxonomy import load_taxonomy
+
+CRITERIA = ("quality", "alignment", "coherence", "realism", "difficulty")
+HARDNESS = {"low": 1, "moderate": 2, "moderate-hard": 2, "hard": 3, "very hard": 4, "extreme": 4}
+
+
+def reply(request: dict[str, Any], seed: int) -> str:
+    """Answer one request of kind generate, judge, induce_error or pit; the same request and seed, the same text.
+
+    Raises KeyError or TypeError for a request that it does not understand.
+    """
+    rng = random.Random(f"{seed} {json.dumps(request, sort_keys=True)}")
+    return KINDS[request["kind"]](request, rng)
+
+
+def _generate(request: dict[str, Any], rng: random.Random) -> str:
+    taxonomy = load_taxonomy()
+    task, document = taxonomy.tasks[request["task_type"]], taxonomy.documents[request["document_type"]]
+    facts = request["facts"]
+    kind = ""
+    examples = []
+    for number in range(request["examples"]):
+        patient = patient_from_facts(facts[number % len(facts)])
+        for _ in range(40):  # one instruction asks for one kind of thing: draw until the exchange is of that kind
+            note = write_note(document, request["section"], patient, rng, task.needs)
+            exchange = ask(task.name, note, patient, rng)
+            kind = kind or exchange.kind
+            if exchange.kind == kind:
+                break
+        output = exchange.output(request["output_format"])
+        examples.append(f"<example><input>{exchange.input}</input><output>{output}</output></example>")
+    instruction = rng.choice(task.instructions).format(kind=kind)
+    if request["output_format"] == "json":
+        keys = ", ".join(f'"{key}"' for key in task.schema["properties"])
+        instruction += f" Reply with a JSON object with the key {keys}."
+    return f"<instruction>{instruction}</instruction>\n<examples>\n" + "\n".join(examples) + "\n</examples>"
+
+
+def _judge(request: dict[str, Any], rng: random.Random) -> str:
+    """Scores follow what can be seen: an unnamed format, an empty or copied answer, a short input cost points."""
+    examples = request["examples"]
+    outputs = [example["output"].strip() for example in examples]
+    flawed = sum(not output or output == example["input"].strip() for output, example in zip(outputs, examples, strict=True))
+    same = len(outputs) > 1 and len(set(outputs)) == 1
+    words = sum(len(example["input"].split()) for example in examples) / max(1, len(examples))
+    good = 4 - min(2, flawed) - (1 if same else 0)
+    level = {
+        "quality": good,
+        "alignment": good,
+        "coherence": 4 if len(request["instruction"].split()) > 5 else 3,
+        "realism": 4 if words > 25 else 3,
+        "difficulty": 3 if words > 40 else 2,
+    }
+    scores = {}
+    for criterion in CRITERIA:
+        score = min(4, max(1, level[criterion] - (rng.random() < 0.3)))
+        scores[criterion] = {"rationale": f"Simulated judgement of {criterion} by rule.", "score": int(score)}
+    return json.dumps(scores)
+
+
+def _induce_error(request: dict[str, Any], rng: random.Random) -> str:
+    output, kind = request["output"], request["error_type"].lower().replace("-", " ").replace("_", " ")
+    for name, change in CHANGES.items():
+        if name in kind:
+            changed = change(output, rng)
+            if changed.strip() and changed.strip() != output.strip():
+                return changed
+    return _wrong_fact(output, rng)
+
+
+def _wrong_fact(text: str, rng: random.Random) -> str:
+    """Another drug, disease, side, figure or label than the right one; the first that the text holds."""
+    for d in load_knowledge():
+        others = [x for x in load_knowledge() if x.name != d.name]
+        for drug in d.drugs:
+            if drug.name in text:
+                return text.replace(drug.name, rng.choice(others).drugs[0].name, 1)
+        if d.name in text:
+            return text.replace(d.name, rng.choice(others).name, 1)
+        if d.specialty == text.strip():
+            return rng.choice(sorted({x.specialty for x in others} - {d.specialty}))
+        for symptom in d.symptoms:
+            if symptom in text:
+                return text.replace(symptom, rng.choice(others).symptoms[0], 1)
+    for group in (("left", "right"), ("small", "moderate", "large"), ("ENTAILMENT", "NEUTRAL", "CONTRADICTION"),
+                  ("yes", "no"), ("high", "low", "normal"), ("daily", "at bedtime")):  # fmt: skip
+        for word in group:
+            if re.search(rf"\b{word}\b", text):
+                return re.sub(rf"\b{word}\b", rng.choice([w for w in group if w != word]), text, count=1)
+    if re.search(r"\d", text):
+        return re.sub(r"\d+", lambda m: str(int(m[0]) + rng.randint(1, 5)), text, count=1)
+    return f"not {text}"
+
+
+def _swap_letters(text: str, rng: random.Random) -> str:
+    words = [m for m in re.finditer(r"[A-Za-z]{5,}", text)]
+    if not words:
+        return text
+    word = rng.choice(words)
+    at = word.start() + 1 + rng.randrange(len(word[0]) - 3)
+    return text[:at] + text[at + 1] + text[at] + text[at + 2 :]
+
+
+def _verbose(text: str, rng: random.Random) -> str:
+    return f"Based on the information that was given above, the answer is as follows: {text}"
+
+
+def _shorter(text: str, rng: random.Random) -> str:
+    words = text.split()
+    return " ".join(words[: max(1, len(words) * 2 // 3)]) if len(words) > 1 else text
+
+
+def _vague(text: str, rng: random.Random) -> str:
+    return f"Possibly {text}, or something else."
+
+
+CHANGES: dict[str, Callable[[str, random.Random], str]] = {
+    "verbosity": _verbose,
+    "brevity": _shorter,
+    "partial": _shorter,
+    "unbalanced": _shorter,
+    "ambiguity": _vague,
+    "stylistic": lambda text, rng: text.upper() if text != text.upper() else text.lower(),
+    "spelling": _swap_letters,
+    "grammatical": lambda text, rng: f"The answer are {text}",
+}
+
+
+def _pit(request: dict[str, Any], rng: random.Random) -> str:
+    """Reading tasks on any text, by extraction: what a document says, in its own words."""
+    title, text = request["document"]["title"], request["document"]["text"]
+    sentences = [s.strip() for s in re.split(r"(?<=[.!?;])\s+|\n+", text) if len(s.split()) > 2]
+    kept = sentences[: max(1, min(3, len(sentences) // 2 + 1))]
+    if request["task"] == "summary":
+        return f"{title}. {' '.join(kept)}" if title else " ".join(kept)
+    if request["task"] == "question_answer":
+        chosen = rng.sample(sentences, min(3, len(sentences)))
+        return "\n".join(f"Question: What is said of {title or 'the topic'}? Answer: {s}" for s in chosen)
+    names = sorted({m for d in load_knowledge() for m in (d.name, *d.symptoms, *(x.name for x in d.drugs)) if m in text})
+    words = names or sorted({w for w in re.findall(r"\b[A-Za-z]{7,}\b", text)})[:8]
+    if request["task"] == "entities":
+        return "\n".join(f"- {name}" for name in words)
+    return "\n".join(f"- {title or words[0]} | mentions | {name}" for name in words)
+
+
+KINDS: dict[str, Callable[[dict[str, Any], random.Random], str]] = {
+    "generate": _generate,
+    "judge": _judge,
+    "induce_error": _induce_error,
+    "pit": _pit,
+}
