@@ -50,9 +50,7 @@ def imports(tree: ast.AST, at_run: bool = True) -> Iterator[tuple[str, int]]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"line {node.lineno}: write the whole name instead of a relative import"
             yield from ((f"{node.module}.{alias.name}", node.lineno) for alias in node.names)
-        elif at_run or not (
-            isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) or is_type_checking(node)
-        ):
+        elif at_run or not waits(node):
             yield from imports(node, at_run)
 
 
@@ -63,7 +61,8 @@ def imports_of(path: Path, at_run: bool = True) -> list[tuple[str, int]]:
 def test_the_walk_sees_imports_inside_functions_and_can_leave_them_out() -> None:
     """A planted module: the nested import is found, and is not among those that importing the module executes."""
     tree = ast.parse(
-        "import os\nif TYPE_CHECKING:\n    import trl\nclass A:\n    import json\n    def f(self):\n        import torch"
+        "import os\nif TYPE_CHECKING:\n    import trl\n"
+        "class A:\n    import json\n    def f(self):\n        import torch"
     )
     assert [name for name, _ in imports(tree)] == ["os", "trl", "json", "torch"]
     assert [name for name, _ in imports(tree, at_run=False)] == ["os", "json"]

@@ -33,7 +33,7 @@ def names_in(wheel: Path) -> set[str]:
 
 
 def test_the_wheel_owns_two_names(wheel: Path) -> None:
-    """The top level is exactly medsmith, mediflow and the metadata: `eval` or `align` would overwrite other packages."""
+    """The top level is exactly medsmith, mediflow and the metadata: `align` would overwrite another package."""
     assert {name.split("/")[0] for name in names_in(wheel)} == {"medsmith", "mediflow", "medsmith-0.1.0.dist-info"}
 
 
