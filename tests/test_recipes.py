@@ -1,0 +1,158 @@
+"""Every YAML in the tree loads into what reads it; a file that nobody here checks is an error of its own."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from medsmith.command import find_command
+from medsmith.config import load, read_yaml
+from medsmith.errors import UserError
+from medsmith.pipeline import Pipeline, load_pipeline
+
+ROOT = Path(__file__).parent.parent
+MADE = {"out", "build", "dist"}
+FIRST_LINE = re.compile(r"#.*python -m (\S+) (\S+)")
+
+
+@cache
+def files() -> dict[str, str]:
+    """Every YAML of ours with the kind of reader that its place calls for."""
+    found = {}
+    for path in sorted([*ROOT.rglob("*.yml"), *ROOT.rglob("*.yaml")]):
+        name = path.relative_to(ROOT)
+        if name.parts[0] not in MADE and not any(part.startswith(".") for part in name.parts):
+            found[name.as_posix()] = kind_of(name)
+    return found
+
+
+def kind_of(name: Path) -> str:
+    folder = name.parent.as_posix()
+    if folder in {"mediflow/tasks", "mediflow/documents", "mediflow/clinic"}:
+        return folder
+    if folder in {"pipelines", "merge_recipes", "eval/suites"}:
+        return folder
+    return "command" if "recipes" in name.parts[1:-1] or folder == "experts/nano" else "unknown"
+
+
+def of_kind(kind: str) -> list[str]:
+    return [name for name, found in files().items() if found == kind]
+
+
+@cache
+def pipeline(name: str) -> Pipeline:
+    """A pipeline as `medsmith run` loads it; a variable that the user must give is a path that is not there."""
+    wanted = [f"{key}=/not/there" for key, value in read_yaml(ROOT / name).get("vars", {}).items() if value is None]
+    return load_pipeline(ROOT / name, wanted)
+
+
+@pytest.fixture(autouse=True)
+def _in_the_clone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recipes are named from the clone's root, as on the command line."""
+    monkeypatch.chdir(ROOT)
+
+
+def test_every_kind_was_found() -> None:
+    """The walk finds recipes of every kind, in every stage, and none that no test below reads."""
+    assert of_kind("unknown") == []
+    counts = Counter(files().values())
+    least = {"mediflow/tasks": 6, "mediflow/documents": 6, "merge_recipes": 5, "pipelines": 2, "eval/suites": 1}
+    assert {kind: counts[kind] for kind in least if counts[kind] < least[kind]} == {}
+    stages = Counter(name.split("/")[0] for name in of_kind("command"))
+    assert {stage for stage in ("mediflow", "experts", "align") if not stages[stage]} == set()
+
+
+@pytest.mark.parametrize("name", of_kind("pipelines"))
+def test_pipelines_load(name: str) -> None:
+    """Each step's recipe, with what the pipeline lays over it, is a whole and valid configuration of its command."""
+    loaded = pipeline(name)
+    loaded.check()
+    assert len(loaded.steps) >= 2
+
+
+@pytest.mark.parametrize("name", of_kind("command"))
+def test_command_recipes_load(name: str) -> None:
+    """A recipe has only keys and values that its command knows; inputs may be left to the pipeline that uses it."""
+    commands = commands_of(name)
+    assert commands, f"no pipeline uses {name}, and its first line is not `# python -m COMMAND {name} …`"
+    for command in commands:
+        assert complaints(find_command(command).config, read_yaml(ROOT / name)) == []
+
+
+def commands_of(name: str) -> set[str]:
+    """The commands that read a recipe: those of the pipelines' steps, and the one on the recipe's first line."""
+    users = {
+        step["run"]
+        for file in of_kind("pipelines")
+        for pattern in read_yaml(ROOT / file)["steps"].values()
+        for step in [pattern]
+        if "recipe" in step and re.fullmatch(re.sub(r"\\\{\w+\\\}", r"[^/]+", re.escape(step["recipe"])), name)
+    }
+    line = FIRST_LINE.match((ROOT / name).read_text().split("\n", 1)[0])
+    if line:
+        assert line[2] == name, f"the first line of {name} names another file: {line[2]}"
+        users.add(line[1])
+    return users
+
+
+def complaints(cls: type[BaseModel], values: dict[str, Any]) -> list[str]:
+    """What is wrong with a part of a configuration, missing keys apart."""
+    try:
+        load(cls, values)
+    except UserError as error:
+        if "unknown key" in str(error):
+            return [str(error)]
+    try:
+        cls.model_validate(values)
+    except ValidationError as error:
+        return [str(one) for one in error.errors() if one["type"] != "missing"]
+    return []
+
+
+def test_a_wrong_key_or_value_is_complained_about() -> None:
+    """Planted recipes: a misspelt key and a wrong type are found, a missing input is not."""
+    cls = find_command("mediflow.simulate").config
+    assert complaints(cls, {"patients": 3}) == []
+    assert len(complaints(cls, {"patiens": 3})) == 1
+    assert len(complaints(cls, {"patients": "many"})) == 1
+
+
+@pytest.mark.parametrize("name", of_kind("merge_recipes"))
+def test_merge_recipes_load_strictly(name: str) -> None:
+    """Each merge recipe is what mergekit's own schema takes, with nothing that mergekit would silently ignore."""
+    from mergekit.config import MergeConfiguration
+
+    from merge_recipes.recipe import load_recipe
+
+    recipe = load_recipe(ROOT / name)
+    assert MergeConfiguration.model_validate(recipe).merge_method == recipe["merge_method"]
+
+
+def test_the_taxonomy_holds_every_task_and_document_file() -> None:
+    """The folders are the taxonomy: no file is left out, and each file's name is the name."""
+    from mediflow.taxonomy import load_taxonomy
+
+    taxonomy = load_taxonomy()
+    assert list(taxonomy.tasks) == [Path(name).stem for name in of_kind("mediflow/tasks")]
+    assert list(taxonomy.documents) == [Path(name).stem for name in of_kind("mediflow/documents")]
+
+
+@pytest.mark.parametrize("name", of_kind("mediflow/clinic"))
+def test_the_clinics_knowledge_is_used(name: str) -> None:
+    """A YAML beside the clinic's modules is read by one of them."""
+    modules = (ROOT / "mediflow" / "clinic").glob("*.py")
+    assert any(Path(name).name in path.read_text() for path in modules)
+
+
+@pytest.mark.parametrize("name", of_kind("eval/suites"))
+def test_suites_load(name: str) -> None:
+    """Each suite names benchmarks that exist."""
+    from eval.suite import load_suite
+
+    assert load_suite(Path(name).stem)
