@@ -1,0 +1,277 @@
+"""Cards of models and data sets, written from run.json: what it is, how it was made, data, licences, scores, limits."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from medsmith.errors import UserError
+from medsmith.records import read_json
+from medsmith.run import read_record
+
+HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w.-]+)?$")
+BASE_FIELDS = {"base", "model", "base_model", "reference"}
+NO_LICENCE = {"", "none", "unknown", "unlicensed", "n/a", "null"}
+AGREEMENT = re.compile(r"physionet|credentialed|data use agreement|\bdua\b", re.IGNORECASE)
+LICENCE_IDS = {
+    "apache-2.0", "mit", "bsd-3-clause", "bsd-2-clause", "cc0-1.0", "cc-by-4.0", "cc-by-3.0", "cc-by-2.0",
+    "cc-by-sa-4.0", "cc-by-sa-3.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "cc-by-nd-4.0", "cc-by-nc-nd-4.0", "odc-by",
+    "pddl", "lgpl-3.0", "gpl-3.0", "openrail",
+}  # fmt: skip
+WHAT = {
+    "experts.train": "an expert: a base model trained further on one corpus",
+    "merge_recipes.build": "a merge of models, made without training",
+    "merge_recipes.search": "a merge of models, its free numbers chosen on validation data",
+    "align.sft": "a model tuned on clinical instructions (SFT)",
+    "align.dpo": "a model tuned on clinical instructions and on preferences (SFT, then DPO)",
+    "mediflow.curate": "synthetic clinical instructions, judged and curated",
+    "mediflow.pair": "synthetic clinical preference pairs: a good answer and a flawed one",
+}
+TAGS = {
+    "merge_recipes.build": ["merge", "mergekit"],
+    "merge_recipes.search": ["merge", "mergekit"],
+    "align.sft": ["sft", "trl"],
+    "align.dpo": ["dpo", "trl"],
+    "experts.train": ["continued-pretraining"],
+    "mediflow.pair": ["preference"],
+}
+
+
+@dataclass(frozen=True)
+class Scored:
+    """An evaluated model of the card's score table: `self`, or an ancestor by its command and name."""
+
+    name: str
+    result: dict[str, Any]
+
+
+def check_licences(record: dict[str, Any], where: str) -> dict[str, str]:
+    """The licences of everything that went in, {source: licence}.
+
+    Raises:
+        UserError: none is named, a source has none, or one forbids passing the data on.
+    """
+    licences: dict[str, str] = {}
+    for entry in [*record["ancestry"], record]:
+        licences |= entry.get("facts", {}).get("licences") or {}
+    if not licences:
+        raise UserError(
+            f"{where} names no licence of what it was made from; put licences into its sources and run again"
+        )
+    for source, licence in sorted(licences.items()):
+        if str(licence or "").strip().lower() in NO_LICENCE:
+            raise UserError(
+                f"{where}: the source '{source}' has no licence ({licence!r}); find it or leave the source out"
+            )
+        if AGREEMENT.search(str(licence)):
+            raise UserError(
+                f"{where}: the source '{source}' is under an agreement ({licence}); it may not be published here, "
+                f"share it where that agreement says"
+            )
+    return dict(sorted(licences.items()))
+
+
+def kind_of(folder: Path) -> str:
+    """`model` or `dataset`; UserError where the folder holds neither."""
+    if (folder / "config.json").is_file() and any(folder.glob("*.safetensors")):
+        return "model"
+    if any(folder.glob("data/*.parquet")) or any(folder.glob("*.jsonl")) or any(folder.glob("*.parquet")):
+        return "dataset"
+    raise UserError(f"{folder} holds neither a model (config.json, *.safetensors) nor rows (*.parquet, *.jsonl)")
+
+
+def write_card(folder: Path, record: dict[str, Any], repo: str, licences: dict[str, str]) -> str:
+    """The README.md of a hub repository, the hub's YAML metadata on top. The same run folders give the same text."""
+    kind = kind_of(folder)
+    simulated = is_simulated(record)
+    command = str(record["command"])
+    noun = "model" if kind == "model" else "data set"
+    scored = find_scores(folder, record) if kind == "model" else []
+    benchmarks = scored[0].result["benchmarks"] if scored else {}
+    values = {
+        "title": repo.rpartition("/")[2],
+        "summary": f"{WHAT.get(command, 'a ' + noun).capitalize()}. Made by `{command}` of medsmith.",
+        "noun": noun,
+        "kind": kind,
+        "simulated": simulated,
+        "simulated_benchmarks": any(value.get("simulated") for value in benchmarks.values()),
+        "body": _own_text(folder) if kind == "dataset" else "",
+        "scores": {"protocol": scored[0].result.get("protocol", ""), "table": _score_table(scored)} if scored else None,
+        "lineage": lineage_table(record),
+        "recipe": portable_recipe(folder),
+        "command": command,
+        "settings": _yaml(record["identity"]["settings"]),
+        "licences": _table(["source", "licence"], [[source, licence] for source, licence in licences.items()]),
+        "repo": repo,
+        "provenance": _provenance(record),
+    }
+    metadata = _metadata(folder, record, kind, simulated, licences)
+    text = _templates().get_template("card.md.jinja").render(values)
+    return f"---\n{_yaml(metadata)}\n---\n\n" + re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+
+
+def is_simulated(record: dict[str, Any]) -> bool:
+    """Whether anything on the way was simulated."""
+    return any(entry.get("facts", {}).get("simulated") for entry in [*record["ancestry"], record])
+
+
+def lineage_table(record: dict[str, Any]) -> str:
+    """The whole ancestry, in order of making, as a Markdown table."""
+    numbers = {entry["key"]: number for number, entry in enumerate(record["ancestry"], 1)}
+    rows = []
+    own = {**record, "name": "this", "parents": sorted(set(record["parents"].values()))}
+    for entry in [*record["ancestry"], own]:
+        parents = sorted(numbers[key] for key in entry.get("parents", []) if key in numbers)
+        counts = ", ".join(f"{name} {count:,}" for name, count in list(entry.get("counts", {}).items())[:4])
+        number = str(numbers.get(entry["key"], len(numbers) + 1))
+        made_from = ", ".join(map(str, parents)) or "–"
+        rows.append([number, f"`{entry['command']}`", entry["name"], made_from, counts or "–", f"`{entry['key']}`"])
+    return _table(["", "step", "name", "from", "rows", "key"], rows)
+
+
+def find_scores(folder: Path, record: dict[str, Any]) -> list[Scored]:
+    """The evaluations that lie beside the folder: of this very model first, then of its ancestors, nearest first.
+
+    An evaluation belongs to a model by the digest of what it read, not by a name. Without one of this model: none.
+    """
+    wanted = {record["digest"]: "this model"}
+    for entry in reversed(record["ancestry"]):
+        if entry.get("digest") and entry["command"] != "eval.run":
+            wanted.setdefault(entry["digest"], f"{entry['name']} (`{entry['command']}`)")
+    found: dict[str, dict[str, Any]] = {}
+    for root in dict.fromkeys((folder.resolve().parent, folder.resolve().parent.parent)):
+        for path in sorted([*root.glob("*/result.json"), *root.glob("*/*/result.json")]):
+            evaluation = read_record(path.parent)
+            digest = str(evaluation["identity"]["inputs"].get("model")) if evaluation else ""
+            if digest in wanted:
+                found.setdefault(digest, read_json(path))
+    if record["digest"] not in found:
+        return []
+    return [Scored(name, found[digest]) for digest, name in wanted.items() if digest in found]
+
+
+def portable_recipe(folder: Path) -> str:
+    """The merge recipe with the models' names in place of the folders of this machine; empty where there is none."""
+    path = folder / "recipe.yml"
+    if not path.is_file():
+        return ""
+    return re.sub(r"(?<![\w:/])/(?:[^\s'\"/]+/)+([^\s'\"/]+)", r"\1", path.read_text(encoding="utf-8")).strip()
+
+
+def _score_table(scored: list[Scored]) -> str:
+    benchmarks = list(scored[0].result["benchmarks"])
+    rows = []
+    for model in scored:
+        cells = [_percent(model.result["benchmarks"].get(name)) for name in benchmarks]
+        name = f"**{model.name}**" if model is scored[0] else model.name
+        rows.append([name, *cells, _percent(model.result.get("average"))])
+    marks = ["†" if scored[0].result["benchmarks"][name].get("simulated") else "" for name in benchmarks]
+    header = [f"{name}{mark}" for name, mark in zip(benchmarks, marks, strict=True)]
+    return _table(["model", *header, "average"], rows)
+
+
+def _percent(interval: dict[str, Any] | None) -> str:
+    if not interval or interval.get("value") is None:
+        return "–"
+    return f"{100 * interval['value']:.1f} ({100 * interval['low']:.1f} – {100 * interval['high']:.1f})"
+
+
+def _metadata(
+    folder: Path, record: dict[str, Any], kind: str, simulated: bool, licences: dict[str, str]
+) -> dict[str, Any]:
+    command = str(record["command"])
+    tags = ["medsmith", "medical", "clinical", *TAGS.get(command, [])]
+    tags += ["simulated"] if simulated else []
+    values: dict[str, Any] = {"language": ["en"], **_licence(licences)}
+    if kind == "model":
+        bases = base_models(record)
+        values |= {"library_name": "transformers", "pipeline_tag": "text-generation"}
+        if bases:
+            relation = "merge" if command.startswith("merge_recipes.") else "finetune"
+            values |= {"base_model": bases, "base_model_relation": relation}
+        return values | {"tags": tags}
+    tags += ["synthetic"] if command.startswith("mediflow.") else []
+    shards = (
+        "data/*.parquet"
+        if any(folder.glob("data/*.parquet"))
+        else sorted(
+            path.name
+            for path in [*folder.glob("*.parquet"), *folder.glob("*.jsonl")]
+            if not path.name.startswith("dropped")
+        )
+    )
+    configs = [{"config_name": "default", "data_files": [{"split": "train", "path": shards}]}]
+    return values | {"task_categories": ["text-generation"], "tags": tags, "configs": configs}
+
+
+def _licence(licences: dict[str, str]) -> dict[str, str]:
+    """One licence where there is one; else `other`: which of several binds is for a person to say, not for us."""
+    known = {licence.strip().lower().replace(" ", "-") for licence in licences.values()}
+    if len(known) == 1 and known <= LICENCE_IDS:
+        return {"license": known.pop()}
+    return {
+        "license": "other",
+        "license_name": "several" if len(known) > 1 else "see-card",
+        "license_link": "README.md",
+    }
+
+
+def base_models(record: dict[str, Any]) -> list[str]:
+    """The hub ids that the way started from, without revisions (the hub's metadata takes none)."""
+    found: list[str] = []
+    for settings in [*(entry.get("settings", {}) for entry in record["ancestry"]), record["identity"]["settings"]]:
+        for field, value in settings.items():
+            values = value.values() if isinstance(value, dict) else [value]
+            if field in BASE_FIELDS or field == "models":
+                found += [text.partition("@")[0] for text in values if isinstance(text, str) and HUB_ID.match(text)]
+    return list(dict.fromkeys(found))
+
+
+def _own_text(folder: Path) -> str:
+    """What the step itself wrote about its data set: its README.md without metadata and title."""
+    path = folder / "README.md"
+    if not path.is_file():
+        return ""
+    text = re.sub(r"\A---\n.*?\n---\n", "", path.read_text(encoding="utf-8"), flags=re.DOTALL).strip()
+    return re.sub(r"\A# .*\n+", "", text)
+
+
+def _provenance(record: dict[str, Any]) -> str:
+    git = record.get("git", {})
+    commit = f"`{git['commit']}`{' with local changes' if git.get('dirty') else ''}" if git.get("commit") else "unknown"
+    versions = ", ".join(f"{name} {version}" for name, version in sorted(record.get("versions", {}).items()))
+    lines = [
+        ["run", f"`{record['key']}`"],
+        ["content (sha256)", f"`{record['digest']}`"],
+        ["code", f"medsmith, commit {commit}"],
+        ["libraries", versions or "none that change the result"],
+        ["made", f"{record['ended'][:10]}, in {record['seconds']:,.0f} s ({record['cpu_seconds']:,.0f} CPU s)"],
+    ]
+    return _table(["", ""], lines)
+
+
+def _table(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _yaml(value: Any) -> str:
+    return str(yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=110)).strip()
+
+
+@cache
+def _templates() -> Environment:
+    # Markdown, not HTML: nothing to escape.
+    return Environment(
+        loader=PackageLoader("medsmith"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=False,
+    )
