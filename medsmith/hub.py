@@ -25,13 +25,13 @@ LICENCE_IDS = {
     "pddl", "lgpl-3.0", "gpl-3.0", "openrail",
 }  # fmt: skip
 WHAT = {
-    "experts.train": "an expert: a base model trained further on one corpus",
-    "merge_recipes.build": "a merge of models, made without training",
-    "merge_recipes.search": "a merge of models, its free numbers chosen on validation data",
-    "align.sft": "a model tuned on clinical instructions (SFT)",
-    "align.dpo": "a model tuned on clinical instructions and on preferences (SFT, then DPO)",
-    "mediflow.curate": "synthetic clinical instructions, judged and curated",
-    "mediflow.pair": "synthetic clinical preference pairs: a good answer and a flawed one",
+    "experts.train": "An expert: a base model trained further on one corpus",
+    "merge_recipes.build": "A merge of models, made without training",
+    "merge_recipes.search": "A merge of models, its free numbers chosen on validation data",
+    "align.sft": "A model tuned on clinical instructions (SFT)",
+    "align.dpo": "A model tuned on clinical instructions and on preferences (SFT, then DPO)",
+    "mediflow.curate": "Synthetic clinical instructions, judged and curated",
+    "mediflow.pair": "Synthetic clinical preference pairs: a good answer and a flawed one",
 }
 TAGS = {
     "merge_recipes.build": ["merge", "mergekit"],
@@ -96,7 +96,7 @@ def write_card(folder: Path, record: dict[str, Any], repo: str, licences: dict[s
     benchmarks = scored[0].result["benchmarks"] if scored else {}
     values = {
         "title": repo.rpartition("/")[2],
-        "summary": f"{WHAT.get(command, 'a ' + noun).capitalize()}. Made by `{command}` of medsmith.",
+        "summary": f"{WHAT.get(command, 'A ' + noun)}. Made by `{command}` of medsmith.",
         "noun": noun,
         "kind": kind,
         "simulated": simulated,
@@ -106,7 +106,7 @@ def write_card(folder: Path, record: dict[str, Any], repo: str, licences: dict[s
         "lineage": lineage_table(record),
         "recipe": portable_recipe(folder),
         "command": command,
-        "settings": _yaml(record["identity"]["settings"]),
+        "settings": _yaml(_without_none(record["identity"]["settings"])),
         "licences": _table(["source", "licence"], [[source, licence] for source, licence in licences.items()]),
         "repo": repo,
         "provenance": _provenance(record),
@@ -259,6 +259,14 @@ def _provenance(record: dict[str, Any]) -> str:
 def _table(header: list[str], rows: list[list[str]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _without_none(value: Any) -> Any:
+    """Settings without the inputs (None in an identity: the lineage names them) and without what was left open."""
+    if not isinstance(value, dict):
+        return value
+    inner = {key: _without_none(item) for key, item in value.items() if item is not None}
+    return {key: item for key, item in inner.items() if item != {}}
 
 
 def _yaml(value: Any) -> str:
