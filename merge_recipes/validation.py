@@ -1,0 +1,135 @@
+"""Validation questions: multiple choice by topic, scored by the likelihood of each option's text.
+
+A row is {id, topic, context, question, options, answer_index}; a file holds one topic or several. The objective is the
+mean over topics of accuracy, so that a large topic does not drown a small one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medsmith.errors import UserError
+from medsmith.records import read_jsonl
+
+SYSTEM = "Choose the right answer."
+COLUMNS = {"id": str, "topic": str, "context": str, "question": str, "options": list, "answer_index": int}
+
+
+@dataclass(frozen=True)
+class Question:
+    """One multiple-choice question."""
+
+    id: str
+    topic: str
+    context: str
+    question: str
+    options: tuple[str, ...]
+    answer_index: int
+
+    def messages(self) -> list[dict[str, str]]:
+        """The prompt; the context is left out where there is none."""
+        user = f"{self.context}\n\n{self.question}" if self.context else self.question
+        return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": user}]
+
+
+@dataclass(frozen=True)
+class Score:
+    """A model's answers: the objective, the accuracy of each topic, and right or wrong for each question in order."""
+
+    mean: float
+    topics: dict[str, float]
+    right: str
+    """One character a question, in the order of read_questions: 1 right, 0 wrong."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The first model's mean less the second's, with a 95% interval over questions."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def is_real(self) -> bool:
+        """Whether the interval leaves zero out."""
+        return self.low > 0 or self.high < 0
+
+
+def read_questions(paths: Sequence[Path]) -> list[Question]:
+    """Read files, or folders of *.jsonl, in order of topic and id.
+
+    Raises:
+        UserError: no questions, a column missing or of the wrong type, an answer that is no option, or an id twice in
+            a topic.
+    """
+    found: dict[tuple[str, str], Question] = {}
+    for path in paths:
+        files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
+        for file in files:
+            for number, row in enumerate(read_jsonl(file), 1):
+                question = _question(row, f"{file} row {number}")
+                key = (question.topic, question.id)
+                if key in found:
+                    raise UserError(f"{file} row {number}: id {question.id!r} twice in topic {question.topic!r}")
+                found[key] = question
+    if not found:
+        raise UserError(f"no validation questions in {', '.join(map(str, paths)) or 'nothing'}; give files or folders")
+    return [found[key] for key in sorted(found)]
+
+
+def score(model: Any, tokenizer: Any, questions: Sequence[Question], batch_tokens: int = 8192) -> Score:
+    """Answer every question by the option with the highest mean log-probability per token."""
+    from medsmith.likelihood import ChoiceItem, score_options
+
+    items = [ChoiceItem(question.messages(), list(question.options)) for question in questions]
+    scores = score_options(model, tokenizer, items, batch_tokens)
+    right = "".join(
+        str(int(each.best() == question.answer_index)) for each, question in zip(scores, questions, strict=True)
+    )
+    return tally(right, questions)
+
+
+def tally(right: str, questions: Sequence[Question]) -> Score:
+    """The accuracies behind a row of right and wrong answers."""
+    topics: dict[str, list[int]] = {}
+    for digit, question in zip(right, questions, strict=True):
+        topics.setdefault(question.topic, []).append(int(digit))
+    accuracy = {topic: round(sum(values) / len(values), 6) for topic, values in topics.items()}
+    mean = sum(sum(values) / len(values) for values in topics.values()) / len(topics)
+    return Score(round(mean, 6), accuracy, right)
+
+
+def difference(first: str, second: str, questions: Sequence[Question], seed: int, resamples: int = 2000) -> Difference:
+    """The paired difference of two models' means: questions are drawn again within their topic, for both at once."""
+    import numpy
+
+    generator = numpy.random.default_rng(seed)
+    gaps = numpy.array([int(a) - int(b) for a, b in zip(first, second, strict=True)], dtype=float)
+    topics = numpy.array([question.topic for question in questions])
+    means = numpy.zeros(resamples)
+    value = 0.0
+    names = sorted(set(topics.tolist()))
+    for name in names:
+        own = gaps[topics == name]
+        value += own.mean() / len(names)
+        means += own[generator.integers(0, len(own), (resamples, len(own)))].mean(axis=1) / len(names)
+    low, high = numpy.quantile(means, [0.025, 0.975])
+    return Difference(round(float(value), 6), round(float(low), 6), round(float(high), 6))
+
+
+def _question(row: dict[str, Any], where: str) -> Question:
+    for name, kind in COLUMNS.items():
+        if name not in row and name != "context":
+            raise UserError(f"{where}: missing column '{name}'; columns needed: {', '.join(COLUMNS)}")
+        if not isinstance(row.get(name) or kind(), kind):
+            raise UserError(f"{where}: '{name}' must be {kind.__name__}, got {row[name]!r}")
+    options = tuple(row["options"])
+    if len(options) < 2 or not all(isinstance(option, str) and option for option in options):
+        raise UserError(f"{where}: 'options' must be two or more texts, got {row['options']!r}")
+    if not 0 <= row["answer_index"] < len(options):
+        raise UserError(f"{where}: answer_index {row['answer_index']} is none of {len(options)} options (from 0)")
+    return Question(row["id"], row["topic"], row.get("context") or "", row["question"], options, row["answer_index"])
