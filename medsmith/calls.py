@@ -57,6 +57,17 @@ def summarise(rows: Iterable[dict[str, Any]]) -> dict[str, Any]:
     return {**total, "cost": round(cost, 6)}
 
 
+def refuse_silence(rows: Iterable[dict[str, Any]], allowed_share: float) -> None:
+    """UserError where more than a share of the calls have no answer for now: unfinished, the next run mends them."""
+    all_rows = list(rows)
+    silent = [row for row in all_rows if row["error"] and not row["final"]]
+    if len(silent) > allowed_share * len(all_rows):
+        raise UserError(
+            f"{len(silent)} of {len(all_rows)} calls had no answer, the last with: {silent[-1]['error']}; run again to "
+            "try those once more, or raise allow_failed to go on without them"
+        )
+
+
 class _Calls:
     """One `run_calls`: workers that share a queue, so that there is no barrier between a call and its repair."""
 

@@ -1,7 +1,8 @@
 """Digests of files and folders, each file read once.
 
 Kept out of a folder's digest, because they differ between two equal runs: `run.json`, `started.json`,
-`published.json`, `*.log`, `*.partial`, hidden files, and the folders `log/` and `checkpoints/`.
+`published.json`, `*.log`, `*.partial`, hidden files, and the folders `log/`, `checkpoints/` and `raw/` (a journal
+holds calls in the order in which they ended; what was read from it lies beside it).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 
 RECORD = "run.json"
 STARTED = "started.json"
-VOLATILE_FOLDERS = {"log", "checkpoints"}
+VOLATILE_FOLDERS = {"log", "checkpoints", "raw"}
 VOLATILE_FILES = {RECORD, STARTED, "published.json"}
 VOLATILE_SUFFIXES = {".log", ".partial"}
 

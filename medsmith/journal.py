@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Iterator
@@ -51,7 +52,7 @@ class Journal:
         line = (json.dumps(row, ensure_ascii=False) + "\n").encode("utf-8", errors="surrogatepass")
         written = os.write(self._file, line)
         if written != len(line):
-            raise OSError(f"{self.path}: wrote {written} of {len(line)} bytes; is the disk full?")
+            raise OSError(errno.ENOSPC, f"wrote {written} of {len(line)} bytes", str(self.path))
         self._keep(row)
         self._unsynced += 1
         if self._unsynced >= SYNC_EVERY:

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
-from medsmith.calls import run_calls, summarise
+from medsmith.calls import refuse_silence, run_calls, summarise
 from medsmith.chat import ChatError, ChatModel, ChatReply, ChatRequest, FakeChat, Message, chat_request
 from medsmith.config import Block, execution
 from medsmith.journal import Journal
@@ -31,10 +31,12 @@ __all__ = [
     "ChatRequest",
     "FakeChat",
     "Journal",
+    "Message",
     "Price",
     "TeacherConfig",
     "chat_request",
     "open_teacher",
+    "refuse_silence",
     "run_calls",
     "summarise",
 ]

@@ -7,6 +7,7 @@ import email.utils
 import hashlib
 import ipaddress
 import json
+import logging
 import os
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -119,6 +120,8 @@ class OpenAIChat:
         import httpx2
         from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
+        # One line per request, address and all, is no news to a user.
+        logging.getLogger("httpx2").setLevel(logging.WARNING)
         self._loop = loop
         self.gate = Gate(self.config.concurrency)
         self.rate = RateLimit(self.config.requests_per_minute, self._sleep)
