@@ -1,38 +1,141 @@
-"""What every command shares: arguments, logging, one-line errors.
+"""What every command shares: finding it, its arguments and help, logging, one-line errors.
 
-    python -m align.dpo align/recipes/embedded.yml trainer.beta=0.2
+python -m align.dpo align/recipes/embedded.yml trainer.beta=0.2
+medsmith align.dpo align/recipes/embedded.yml trainer.beta=0.2
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
+import importlib
 import logging
+import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
-from medsmith.config import Config, load
+from medsmith import run
+from medsmith.config import Config, load, nearest
 from medsmith.errors import UserError
+from medsmith.explain import field_lines
+from medsmith.machine import die_with_parent, install_hint
 
 C = TypeVar("C", bound=Config)
 
 
+class Command(NamedTuple, Generic[C]):
+    """A command module `<folder>/<name>.py`: its settings and its one function."""
+
+    name: str
+    config: type[C]
+    main: Callable[[C], Path]
+
+
+def find_command(name: str) -> Command[Any]:
+    """Import `<folder>.<name>` from the clone (the current folder) or an installed package.
+
+    Raises:
+        UserError: no such command (the nearest one is named), or it needs a package that is not installed.
+    """
+    if str(Path.cwd()) not in sys.path:
+        # First, since others' packages have our folders' names (`align`, `experts`).
+        sys.path.insert(0, str(Path.cwd()))
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise UserError(f"'{name}' is not a command name; it is <folder>.<module>, e.g. eval.run")
+    try:
+        module = importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (name == error.name or name.startswith(error.name + ".")):
+            raise
+        module = None
+    if module is None or not hasattr(module, "Config") or not hasattr(module, "main"):
+        known = [command for command, _ in list_commands()]
+        hint = nearest(name, known) if known else "commands are found in the current folder: change to the clone"
+        raise UserError(f"there is no command '{name}'; {hint}")
+    return Command(name, module.Config, module.main)
+
+
+def list_commands() -> Iterator[tuple[str, str]]:
+    """Every command of the clone with the first line of its docstring, found without importing anything."""
+    for file in sorted([*Path.cwd().glob("*/*.py"), *Path.cwd().glob("*/*/*.py")]):
+        names = file.relative_to(Path.cwd()).with_suffix("").parts
+        if not (file.parent / "__init__.py").is_file() or not all(name.isidentifier() for name in names):
+            continue
+        source = file.read_text(encoding="utf-8")
+        if "\ndef main(config" in source and "\nclass Config(" in source:
+            lines = (ast.get_docstring(ast.parse(source)) or "").splitlines()
+            yield ".".join(names), lines[0] if lines else ""
+
+
 def run_command(main: Callable[[C], Path], cls: type[C], arguments: Sequence[str] | None = None) -> None:
     """Parse `[recipe.yml] [key=value …]`, run `main`, print the folder it finished; exit 2 on a UserError."""
-    parser = argparse.ArgumentParser(description=sys.modules[main.__module__].__doc__)
-    parser.add_argument("recipe", nargs="?", help="a YAML recipe")
-    parser.add_argument("override", nargs="*", help="key.sub=value, applied after the recipe")
-    given = parser.parse_args(arguments)
+    module = sys.modules[main.__module__]
+    name = getattr(module.__spec__, "name", None) or main.__module__
+    guard(lambda: _run(Command(name, cls, main), module.__doc__ or "", arguments))
+
+
+def _run(command: Command[C], description: str, arguments: Sequence[str] | None) -> None:
+    die_with_parent()
+    if threading.current_thread() is threading.main_thread():
+        # So that a gentle stop cleans up as Ctrl-C does; also where the shell had switched Ctrl-C off for us.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.default_int_handler)
+    given = _parser(command, description).parse_args(arguments)
+    settings = [given.recipe, *given.override] if given.recipe else []
+    recipe = Path(settings.pop(0)) if settings and "=" not in settings[0] else None
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
-    overrides = list(given.override)
-    recipe = given.recipe
-    if recipe and "=" in recipe:
-        overrides.insert(0, recipe)
-        recipe = None
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it tells of every single request
+    config = load(command.config, recipe, settings)
+    if not given.again and run.is_current(command.name, config):
+        logging.getLogger(command.name).info("up to date, nothing to do (--again makes it anew)")
+        print(config.out)
+    else:
+        print(command.main(config))
+
+
+def _parser(command: Command[C], description: str) -> argparse.ArgumentParser:
+    fields = "\n".join(field_lines(command.config))
+    parser = argparse.ArgumentParser(
+        prog=f"medsmith {command.name}",
+        usage=f"medsmith {command.name} [recipe.yml] [key=value …]",
+        description=description.strip(),
+        epilog=f"settings (recipe first, then key=value; keys below another with dots: block.key=value):\n{fields}\n\n"
+        f"example:\n  medsmith {command.name} recipe.yml out=out/{command.name.replace('.', '/')} seed=1",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("recipe", nargs="?", help="a YAML recipe (optional)")
+    parser.add_argument("override", nargs="*", help="key.sub=value, applied after the recipe; values are YAML")
+    parser.add_argument("--again", action="store_true", help="make it anew even where it is up to date")
+    return parser
+
+
+def guard(work: Callable[[], int | None]) -> None:
+    """Do the work and exit with its code: 2 and one line for a user's mistake, 130 when interrupted.
+
+    An import that fails for a package that is not installed is a user's mistake with the install command as remedy.
+    """
     try:
-        print(main(load(cls, Path(recipe) if recipe else None, overrides)))
+        code = work()
+        sys.stdout.flush()
     except UserError as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        code = 2
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if not missing or (Path.cwd() / missing).is_dir() or missing == "medsmith":
+            raise
+        print(f"error: the package '{missing}' is needed here; {install_hint(missing)}", file=sys.stderr)
+        code = 2
     except KeyboardInterrupt:
-        sys.exit("interrupted; run the same command again to continue")
+        print("interrupted; run the same command again to continue", file=sys.stderr)
+        code = 130
+    except BrokenPipeError:
+        # The reader (`| head`) has gone; without this Python complains once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    if code:
+        sys.exit(code)

@@ -25,7 +25,7 @@ import resource
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -126,13 +126,20 @@ def start(config: Config, command: str) -> Iterator[Run]:
         lock.release()
 
 
-def step_identity(command: str, config: Config) -> dict[str, Any]:
-    """What a step is: command, schema version, settings, digests of inputs, versions of the libraries that matter."""
+def step_identity(command: str, config: Config, unknown: Sequence[Path] = ()) -> dict[str, Any]:
+    """What a step is: command, schema version, settings, digests of inputs, versions of the libraries that matter.
+
+    Inputs inside the folders `unknown`, whose content may still change, get None.
+    """
+
+    def content(path: Path) -> str | None:
+        return None if any(folder == path or folder in path.parents for folder in unknown) else digest(path)
+
     found = {
         "command": command,
         "schema_version": type(config).schema_version,
         "settings": identity(config),
-        "inputs": {name: digest(path) for name, path in artefacts(config).items()},
+        "inputs": {name: content(path) for name, path in artefacts(config).items()},
         "libraries": _versions(type(config).libraries),
     }
     # As it will be read back, so that the two compare equal.
