@@ -66,7 +66,7 @@ def list_commands() -> Iterator[tuple[str, str]]:
         if not (file.parent / "__init__.py").is_file() or not all(name.isidentifier() for name in names):
             continue
         source = file.read_text(encoding="utf-8")
-        if "\ndef main(config" in source and "\nclass Config(" in source:
+        if "\ndef main(" in source and "\nclass Config(" in source:
             lines = (ast.get_docstring(ast.parse(source)) or "").splitlines()
             yield ".".join(names), lines[0] if lines else ""
 
