@@ -14,7 +14,7 @@ ONE_THREAD := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE
 PYTEST := $(ONE_THREAD) $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := all
-.PHONY: all run test slow gpu check format nano lock clean help
+.PHONY: all run test slow gpu check format nano tables lock clean help
 
 all: check test ## what CI does: check and test (the default)
 
@@ -43,8 +43,12 @@ format: $(READY) ## format and sort imports in place
 	$(BIN)/ruff check --fix --select I .
 	$(BIN)/ruff format .
 
-nano: $(READY) ## make the embedded base model experts/nano again (hours on two cores)
-	$(BIN)/python -m experts.pretrain experts/nano/recipe.yml
+nano: $(READY) ## make the embedded base model experts/nano again (about an hour on two cores)
+	$(BIN)/medsmith run pipelines/nano.yml
+	cp out/nano/base/*.json out/nano/base/*.jinja out/nano/base/*.safetensors experts/nano/
+
+tables: $(READY) ## write the generated tables of README.md again
+	$(BIN)/python tests/test_documents.py
 
 lock: $(READY) ## write the versions of this environment into requirements.lock
 	@{ sed -n '/^#/p' requirements.lock; \
