@@ -1,0 +1,140 @@
+"""Data set cards: README.md with the header that the Hugging Face Hub reads. No time and no path of this machine."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import yaml
+
+from medsmith.records import Instruction
+
+SIMULATED = (
+    "> **Simulated.** These rows were written by a rule-based teacher about invented patients, to exercise the "
+    "pipeline. They are not medical knowledge and not for clinical use."
+)
+LIMITS = (
+    "Synthetic text: facts can be wrong, and nobody has checked every row. For research and development of language "
+    "models; not medical advice and not for decisions about patients."
+)
+COLUMNS = """| column | holds |
+| --- | --- |
+| `id` | hash of the content |
+| `instruction`, `input`, `output` | one single-turn exchange: system, user, assistant |
+| `task_type`, `input_data`, `output_format`, `difficulty_level` | the cell of the plan that was asked for |
+| `rejected_output`, `error_type` | a flawed answer and its flaw; empty outside preference data |
+| `quality`, `alignment`, `coherence`, `realism`, `difficulty` | judge's mean scores, 1 to 4; null: not judged |
+"""
+
+
+class CardSettings(Protocol):
+    """What a card needs of a command's settings."""
+
+    @property
+    def title(self) -> str:
+        """The data set's name."""
+
+    @property
+    def license(self) -> str:
+        """A Hugging Face licence identifier."""
+
+
+def write_curated_card(
+    path: Path, config: CardSettings, kept: Sequence[Instruction], count: int, facts: Mapping[str, Any]
+) -> None:
+    """The card of a curated instruction set."""
+    contamination = [
+        [name, counts["texts"], counts["ngram"], counts["containment"], counts["templates"], counts["unprotected"]]
+        for name, counts in facts["contamination"].items()
+    ]
+    dropped = sum(facts["reasons"].values())
+    parts = [
+        f"{len(kept):,} rows of {facts['instructions']:,} instructions, kept of {count:,} generated"
+        + (f" by `{facts['teacher']}`" if facts.get("teacher") else "")
+        + f"; {dropped:,} were dropped, each with its reason.",
+        "## How it was made\n\nA plan draws task type, document type and section, output format and difficulty; a "
+        "teacher writes an instruction with examples; a judge scores it; then rows are filtered (length, repetition, "
+        "echo, private identifiers, language, broken JSON), exact and near duplicates removed (verified Jaccard "
+        "similarity), benchmark texts removed, and the rest ranked by quality within task × input × format. The "
+        "order of the rows is that "
+        "rank: any beginning of the file is a balanced selection of the best.",
+        "## Rows\n\n" + _table(("task type", "rows"), sorted(Counter(row.task_type for row in kept).items())),
+        "## Dropped\n\n" + (_table(("reason", "rows"), facts["reasons"].items()) if facts["reasons"] else "Nothing.\n"),
+        "## Test data kept out\n\n"
+        + (
+            _table(
+                ("benchmark", "texts", "rows out, sequence", "rows out, containment", "templates", "items too short"),
+                contamination,
+            )
+            if contamination
+            else "No blocklist was given: **rows were not compared with any benchmark.**\n"
+        ),
+        "`dropped.parquet` is for inspection and no part of the data set: rows dropped as private or contaminated hold "
+        "what they were dropped for.",
+        "## Columns\n\n" + COLUMNS,
+        "## Licences\n\n" + _licences(facts),
+        "## Limits\n\n" + LIMITS,
+    ]
+    _write(path, config, len(kept), bool(facts["simulated"]), ["instruction-tuning"], parts)
+
+
+def write_pair_card(path: Path, config: CardSettings, kept: Sequence[Instruction], facts: Mapping[str, Any]) -> None:
+    """The card of a preference set."""
+    ratio = facts["length_ratio"]
+    before, after = ratio["before"], ratio["after"]
+    parts = [
+        f"{len(kept):,} preference pairs: `output` is the answer to prefer, `rejected_output` the same answer with one "
+        "flaw brought in on purpose.",
+        "## How it was made\n\nInstructions are ranked by quality within task × input × format; better ranks get more "
+        "pairs, each with another error type. The flaw is written by a teacher, or by a rule (`rule_…`: a changed "
+        "number, side, drug, code or negation, or an omission). Pairs whose answers are equal, empty or of "
+        "another format are "
+        "not used.",
+        "## Length\n\nRejected over chosen length, geometric mean: "
+        f"{before['geometric_mean']:.3f} before balancing, **{after['geometric_mean']:.3f}** after "
+        f"(of {before['pairs']:,} pairs, {after['pairs']:,} are kept), so that length is no shortcut.",
+        "## Error types\n\n"
+        + _table(
+            ("error type", "pairs", "length ratio"),
+            [[name, one["pairs"], f"{one['geometric_mean']:.3f}"] for name, one in after["by_error_type"].items()],
+        ),
+        "## Columns\n\n" + COLUMNS,
+        "## Licences\n\n" + _licences(facts),
+        "## Limits\n\n" + LIMITS,
+    ]
+    _write(path, config, len(kept), bool(facts["simulated"]), ["preference", "dpo"], parts)
+
+
+def _write(path: Path, config: CardSettings, rows: int, simulated: bool, tags: list[str], parts: list[str]) -> None:
+    header = {
+        "license": config.license,
+        "language": ["en"],
+        "task_categories": ["text-generation"],
+        "tags": ["medical", "clinical", "synthetic", *tags, *(["simulated"] if simulated else [])],
+        "pretty_name": config.title,
+        "size_categories": [_size(rows)],
+        "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*.parquet"}]}],
+    }
+    text = yaml.safe_dump(header, sort_keys=False, allow_unicode=True)
+    body = "\n\n".join([f"# {config.title}", *([SIMULATED] if simulated else []), *(part.strip() for part in parts)])
+    path.write_text(f"---\n{text}---\n\n{body}\n", encoding="utf-8")
+
+
+def _size(rows: int) -> str:
+    edges = [(1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M")]
+    return next((name for edge, name in edges if rows < edge), "1M<n<10M")
+
+
+def _licences(facts: Mapping[str, Any]) -> str:
+    rows = sorted(facts["licences"].items())
+    return _table(("source", "licence"), rows) if rows else "No source recorded a licence.\n"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    lines += [
+        "| " + " | ".join(f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row) + " |" for row in rows
+    ]
+    return "\n".join(lines) + "\n"
