@@ -1,0 +1,139 @@
+"""What a benchmark is: a module of `eval/benchmarks`, listed by its file name and nowhere else.
+
+Such a module reads one public data set in its published file format and has
+
+    VERSION = 1                      raised when its numbers change meaning
+    METRIC = "accuracy"              the headline: one of the names that `score` returns
+    ACCESS = "open"                  or "credentialed": texts stay out of the results unless asked for
+    LICENCE, SOURCE                  of the data, in words; where to get them
+    MAX_NEW_TOKENS = 20              room for an answer (0: options are scored, nothing is written)
+    load(path, split) -> Loaded      "test", or "shots": the split that examples may come from
+    parse(output, item) -> answer    None where the output cannot be read
+    score(answer, item) -> scores    {name: 0..1}
+
+Answer, score and metric are three things: an unreadable output is counted apart and scores 0 on every metric.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import NamedTuple, Protocol, cast
+
+from medsmith.errors import UserError
+from medsmith.records import content_id
+
+FOLDER = Path(__file__).parent / "benchmarks"
+
+
+@dataclass(frozen=True)
+class Item:
+    """One question. `group` is the document or patient that it is about: items of a group are not independent.
+
+    Where there are options, their likelihoods are compared and `gold` is one of them.
+    """
+
+    id: str
+    group: str
+    messages: list[dict[str, str]]
+    gold: str
+    options: list[str] = field(default_factory=list)
+    slice: str = ""
+    """A part of the benchmark that is also reported by itself (a level of difficulty, say)."""
+
+
+class Loaded(NamedTuple):
+    """The items of a file, and the rows left out by reason."""
+
+    items: list[Item]
+    dropped: Counter[str]
+
+
+class Benchmark(Protocol):
+    """The module, as seen by `eval.run`."""
+
+    VERSION: int
+    METRIC: str
+    ACCESS: str
+    LICENCE: str
+    SOURCE: str
+    MAX_NEW_TOKENS: int
+
+    def load(self, path: Path, split: str) -> Loaded:
+        """Read the items of a split."""
+
+    def parse(self, output: str, item: Item) -> str | None:
+        """Take the answer out of a model's output."""
+
+    def score(self, answer: str, item: Item) -> dict[str, float]:
+        """Score an answer against the item's gold."""
+
+
+def names() -> list[str]:
+    """Every benchmark there is."""
+    return sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "__init__")
+
+
+def load_benchmark(name: str) -> Benchmark:
+    """Import a benchmark by name; UserError where there is none."""
+    if name not in names():
+        raise UserError(f"no benchmark is called '{name}'; there are {', '.join(names())}")
+    return cast(Benchmark, importlib.import_module(f"eval.benchmarks.{name}"))
+
+
+def ask(system: str, user: str) -> list[dict[str, str]]:
+    """A conversation of a system and a user turn."""
+    return [{"role": "system", "content": system}, {"role": "user", "content": user}]
+
+
+def loaded(rows: Iterable[Item], dropped: Counter[str], path: Path) -> Loaded:
+    """Check that there are items and that no id is there twice (a Loaded with the items in the file's order)."""
+    items = list(rows)
+    if not items:
+        left = "".join(f"; {count} rows left out: {reason}" for reason, count in dropped.items())
+        raise UserError(f"{path} holds no item{left}; an evaluation of nothing has no score")
+    twice = [key for key, count in Counter(item.id for item in items).items() if count > 1]
+    if twice:
+        raise UserError(f"{path}: the id '{twice[0]}' is there twice; make ids unique")
+    return Loaded(items, dropped)
+
+
+def limited(items: list[Item], limit: int | None) -> list[Item]:
+    """At most `limit` items, chosen by the hash of their ids, in equal parts from every slice; in the given order.
+
+    The choice depends on nothing but the ids: two models, or two days, are asked the same.
+    """
+    if limit is None or limit >= len(items):
+        return items
+    by_slice: dict[str, list[Item]] = {}
+    for item in _shuffled(items):
+        by_slice.setdefault(item.slice, []).append(item)
+    chosen: set[str] = set()
+    turn = 0
+    while len(chosen) < limit:
+        for name in sorted(by_slice):
+            if turn < len(by_slice[name]) and len(chosen) < limit:
+                chosen.add(by_slice[name][turn].id)
+        turn += 1
+    return [item for item in items if item.id in chosen]
+
+
+def with_shots(items: list[Item], examples: list[Item], count: int) -> list[Item]:
+    """Put the same `count` solved examples (user, assistant) behind the system turn of every item."""
+    if count > len(examples):
+        raise UserError(f"{count} shots are asked for, the split for them holds {len(examples)}; ask for fewer")
+    shots = list(_turns(_shuffled(examples)[:count]))
+    return [replace(item, messages=[item.messages[0], *shots, *item.messages[1:]]) for item in items]
+
+
+def _shuffled(items: list[Item]) -> list[Item]:
+    return sorted(items, key=lambda item: (content_id(item.id), item.id))
+
+
+def _turns(examples: list[Item]) -> Iterator[dict[str, str]]:
+    for example in examples:
+        yield example.messages[-1]
+        yield {"role": "assistant", "content": example.gold}

@@ -1,0 +1,65 @@
+"""MEDEC: which sentence of a clinical text is wrong? The published CSV files of the MS part."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from eval.benchmark import Item, Loaded, ask, loaded
+from eval.parsing import parse_sentence_number
+from eval.tables import find_file, read_table
+from medsmith.errors import UserError
+
+VERSION = 1
+METRIC = "accuracy"  # of the sentence's number
+ACCESS = "open"
+LICENCE = "CC BY 4.0"
+SOURCE = "github.com/abachaa/MEDEC"
+MAX_NEW_TOKENS = 12
+
+FILES = {"test": "MEDEC*TestSet*.csv", "shots": "MEDEC*TrainingSet*.csv"}
+SYSTEM = "Find the sentence with a medical error. Answer with its number, or -1 if there is none."
+
+
+def load(path: Path, split: str = "test") -> Loaded:
+    """Read the texts. The published test file holds hundreds of blank rows (texts given on request): left out."""
+    file = find_file(path, FILES[split], SOURCE)
+    dropped: Counter[str] = Counter()
+    items = []
+    for row in read_table(file, ("Text ID", "Sentences", "Error Flag", "Error Sentence ID")):
+        if not row["Sentences"].strip():
+            dropped["blank row"] += 1
+            continue
+        items.append(Item(row["Text ID"], row["Text ID"], ask(SYSTEM, row["Sentences"].strip()), str(_gold(row, file))))
+    return loaded(items, dropped, file)
+
+
+def parse(output: str, item: Item) -> str | None:
+    """The sentence's number, as text."""
+    number = parse_sentence_number(output, _sentences(item.messages[-1]["content"]))
+    return None if number is None else str(number)
+
+
+def score(answer: str, item: Item) -> dict[str, float]:
+    """Whether the number is right; and whether it was seen at all that there is an error, or none."""
+    return {"accuracy": float(answer == item.gold), "flag_accuracy": float((answer == "-1") == (item.gold == "-1"))}
+
+
+def _gold(row: dict[str, Any], file: Path) -> int:
+    """The number of the wrong sentence; an unreadable one is an error, not a silent -1."""
+    flag, number = row["Error Flag"].strip(), row["Error Sentence ID"].strip()
+    if flag == "0" and number in {"-1", "", "NA"}:
+        return -1
+    if flag == "1" and number.isdecimal() and int(number) in _sentences(row["Sentences"]):
+        return int(number)
+    raise UserError(
+        f"{file}: text {row['Text ID']} has the error flag '{flag}' and the sentence '{number}'; that is no label"
+    )
+
+
+def _sentences(text: str) -> dict[int, str]:
+    """Numbered lines as {number: sentence}."""
+    found = (re.match(r"\s*(\d+)\s+(.*)", line) for line in text.splitlines())
+    return {int(match.group(1)): match.group(2) for match in found if match}

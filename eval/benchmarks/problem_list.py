@@ -1,0 +1,47 @@
+"""Problem list summarization (BioNLP 2023 task 1A): the patient's problems from a progress note."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from eval.benchmark import Item, Loaded, ask, loaded
+from eval.parsing import parse_text, split_list
+from eval.scorers import list_f1, rouge
+from eval.tables import find_file, read_table
+
+VERSION = 1
+METRIC = "rouge_mean"  # the paper adds BERTScore and UMLS-F1 to this mean: its numbers are higher
+ACCESS = "credentialed"
+LICENCE = "PhysioNet Credentialed Health Data License 1.5.0"
+SOURCE = "physionet.org/content/bionlp-workshop-2023-task-1a"
+MAX_NEW_TOKENS = 512
+
+FILES = {"test": "test.csv", "shots": "train.csv"}
+SYSTEM = "List the patient's problems, separated by semicolons."
+
+
+def load(path: Path, split: str = "test") -> Loaded:
+    """Read the notes; a row without a summary is left out."""
+    file = find_file(path, FILES[split], SOURCE)
+    dropped: Counter[str] = Counter()
+    items = []
+    for row in read_table(file, ("File ID", "Subjectives", "Assessment", "Summary")):
+        if not row["Summary"].strip():
+            dropped["no summary"] += 1
+            continue
+        user = f"{row['Subjectives']}\n\n{row['Assessment']}"
+        gold = row["Summary"].strip().strip(";")
+        items.append(Item(row["File ID"], row["File ID"], ask(SYSTEM, user), gold))
+    return loaded(items, dropped, file)
+
+
+def parse(output: str, item: Item) -> str | None:
+    """The list as text; None where it has no part."""
+    return parse_text(output) if split_list(output) else None
+
+
+def score(answer: str, item: Item) -> dict[str, float]:
+    """ROUGE with the parts joined by commas, as published, and the F1 of the parts as sets."""
+    joined = (", ".join(split_list(answer)), ", ".join(split_list(item.gold)))
+    return rouge(*joined) | {"list_f1": list_f1(answer, item.gold)}

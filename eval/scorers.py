@@ -1,0 +1,37 @@
+"""Scores of one answer against its gold, each 0..1. Pinned: a number means the same for every model."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from eval.parsing import split_list
+
+ROUGE = "rouge-score, F1, use_stemmer=False"
+
+
+def rouge(answer: str, gold: str) -> dict[str, float]:
+    """F1 of ROUGE-1, ROUGE-2 and ROUGE-L, and their mean."""
+    scores = _rouge_scorer().score(gold, answer)
+    values = {name: float(scores[name].fmeasure) for name in ("rouge1", "rouge2", "rougeL")}
+    return values | {"rouge_mean": sum(values.values()) / 3}
+
+
+def exact(answer: str, gold: str) -> float:
+    """1.0 where the answer equals the gold but for case, surrounding space and a full stop."""
+    return float(answer.strip(" .\n").casefold() == gold.strip(" .\n").casefold())
+
+
+def list_f1(answer: str, gold: str) -> float:
+    """F1 of two lists as sets: a repeated part counts once."""
+    said, true = set(split_list(answer)), set(split_list(gold))
+    if not said or not true:
+        return float(said == true)
+    return 2 * len(said & true) / (len(said) + len(true))
+
+
+@functools.cache
+def _rouge_scorer() -> Any:
+    from rouge_score.rouge_scorer import RougeScorer
+
+    return RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=False)

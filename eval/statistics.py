@@ -1,0 +1,220 @@
+"""Intervals and tests for scores of items: 95 %, by resampling whole groups (documents, patients), never items.
+
+Every function is deterministic in its seed and the order of its input does not matter where ids are given.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medsmith.errors import UserError
+
+Array = NDArray[Any]
+Z = 1.959963984540054  # the normal's 97.5 % point
+_CELLS = 2**22  # cells of a table of resampled groups that is held at once (32 MiB)
+_EXACT_GROUPS = 14  # up to so many groups every sign is tried, instead of a sample
+
+
+class Interval(NamedTuple):
+    """A value and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Difference(NamedTuple):
+    """The mean of b - a over n shared items, its 95 % interval, and a two-sided p against zero."""
+
+    value: float
+    low: float
+    high: float
+    p: float
+    n: int
+
+
+class Gains(NamedTuple):
+    """The mean score, on how many data sets it is above the baseline, and how uneven the gains are.
+
+    `cv` is the sample standard deviation of the gains over their absolute mean; NaN where that is undefined.
+    """
+
+    average: float
+    datasets_gained: int
+    cv: float
+
+
+def wilson(successes: float, n: int) -> Interval:
+    """A share and its Wilson interval: for right-or-wrong items that are independent."""
+    if n < 1 or not 0 <= successes <= n:
+        raise UserError(f"no share of {successes} in {n} items; there must be items, and no more successes than items")
+    share = successes / n
+    centre = (share + Z**2 / (2 * n)) / (1 + Z**2 / n)
+    half = Z / (1 + Z**2 / n) * math.sqrt(share * (1 - share) / n + Z**2 / (4 * n**2))
+    return Interval(share, max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half)))
+
+
+def bootstrap_mean(
+    values: Sequence[float], groups: Sequence[str] | None = None, seed: int = 0, resamples: int = 2000
+) -> Interval:
+    """The mean of items and its percentile bootstrap interval, groups resampled whole."""
+    return _interval(values, np.ones(len(values)), groups, seed, resamples)
+
+
+def ratio_interval(
+    numerators: Sequence[float],
+    denominators: Sequence[float],
+    groups: Sequence[str] | None = None,
+    seed: int = 0,
+    resamples: int = 2000,
+) -> Interval:
+    """sum(numerators) / sum(denominators) and its interval, rows (or groups) resampled together.
+
+    Nats over tokens of documents, say: the exponential of the three numbers is a perplexity and its interval.
+    """
+    return _interval(numerators, denominators, groups, seed, resamples)
+
+
+def mean_of_means(
+    benchmarks: Sequence[tuple[Sequence[float], Sequence[str] | None]], seed: int = 0, resamples: int = 2000
+) -> Interval:
+    """The flat mean of several benchmarks' means, each given as (values, groups); its interval resamples every one."""
+    if not benchmarks:
+        raise UserError("no benchmark to average; give at least one")
+    means = [float(np.mean(_checked(values))) for values, _ in benchmarks]
+    drawn = np.zeros(resamples)
+    for number, (values, groups) in enumerate(benchmarks):
+        sums, counts = _by_group(_checked(values), np.ones(len(values)), groups)
+        drawn += _resampled(sums, counts, seed + number, resamples)
+    low, high = np.quantile(drawn / len(benchmarks), (0.025, 0.975))
+    return Interval(float(np.mean(means)), float(low), float(high))
+
+
+def paired_difference(
+    a: dict[str, float],
+    b: dict[str, float],
+    groups: dict[str, str] | None = None,
+    seed: int = 0,
+    resamples: int = 10_000,
+) -> Difference:
+    """The mean of b - a on the same items, with a bootstrap interval and a sign-flip test, both over whole groups.
+
+    The test is exact where few groups differ, and for right-or-wrong items in groups of one, where it is McNemar's.
+
+    Raises:
+        UserError: the two were not asked the same items, or there are none.
+    """
+    if a.keys() != b.keys():
+        only = sorted(a.keys() ^ b.keys())
+        raise UserError(
+            f"{len(only)} items are in only one of the two (e.g. '{only[0]}'); compare runs of one suite and limit"
+        )
+    ids = sorted(a)
+    deltas = _checked([b[key] - a[key] for key in ids])
+    labels = None if groups is None else [groups[key] for key in ids]
+    sums, counts = _by_group(deltas, np.ones(len(ids)), labels)
+    low, high = np.quantile(_resampled(sums, counts, seed, resamples), (0.025, 0.975))
+    return Difference(float(deltas.mean()), float(low), float(high), _sign_flip(sums, seed, resamples), len(ids))
+
+
+def minimum_detectable_difference(differences: Sequence[float], power: float = 0.8) -> float:
+    """The smallest true difference of means that a paired 5 % test finds with this power (normal approximation)."""
+    from statistics import NormalDist
+
+    deltas = _checked(differences)
+    if len(deltas) < 2:
+        return math.nan
+    return (Z + NormalDist().inv_cdf(power)) * float(deltas.std(ddof=1)) / math.sqrt(len(deltas))
+
+
+def gains(values: dict[str, float], baseline: dict[str, float]) -> Gains:
+    """The paper's three numbers for choosing a model; UserError where the data sets differ."""
+    if values.keys() != baseline.keys() or not values:
+        only = sorted(values.keys() ^ baseline.keys())
+        raise UserError(f"the two were not scored on the same data sets: {', '.join(only) or 'there are none'}")
+    gain = np.array([values[name] - baseline[name] for name in sorted(values)])
+    average = float(np.mean(list(values.values())))
+    cv = float(gain.std(ddof=1) / abs(gain.mean())) if len(gain) > 1 and gain.mean() != 0 else math.nan
+    return Gains(average, int((gain > 0).sum()), cv)
+
+
+def _checked(values: Sequence[float]) -> Array:
+    array = np.asarray(values, dtype=float)
+    if array.size == 0:
+        raise UserError("no items to average: a mean of nothing is an error, not 0")
+    if not np.isfinite(array).all():
+        raise UserError("a score is not a finite number; mend the scorer")
+    return array
+
+
+def _interval(
+    numerators: Sequence[float],
+    denominators: Sequence[float] | Array,
+    groups: Sequence[str] | None,
+    seed: int,
+    resamples: int,
+) -> Interval:
+    above, below = _checked(numerators), _checked(denominators)  # type: ignore[arg-type]
+    if above.shape != below.shape or not (below > 0).all():
+        raise UserError("every row needs a numerator and a denominator above 0")
+    sums, counts = _by_group(above, below, groups)
+    low, high = np.quantile(_resampled(sums, counts, seed, resamples), (0.025, 0.975))
+    return Interval(float(above.sum() / below.sum()), float(low), float(high))
+
+
+def _by_group(values: Array, weights: Array, groups: Sequence[str] | None) -> tuple[Array, Array]:
+    """Sums of values and of weights by group, groups in the order of their names."""
+    if groups is None:
+        return values, weights
+    if len(groups) != len(values):
+        raise UserError(f"{len(values)} values and {len(groups)} groups; give a group to each value")
+    _, index = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
+    return np.bincount(index, values), np.bincount(index, weights)
+
+
+def _blocks(rows: int, columns: int) -> Iterator[int]:
+    """Split `rows` so that a block of rows × columns stays small."""
+    block = max(1, _CELLS // columns)
+    while rows > 0:
+        yield min(block, rows)
+        rows -= block
+
+
+def _resampled(sums: Array, weights: Array, seed: int, resamples: int) -> Array:
+    """`resamples` ratios sum / weight of as many groups, drawn with replacement."""
+    rng = np.random.default_rng(seed)
+    parts = []
+    for rows in _blocks(resamples, len(sums)):
+        drawn = rng.integers(0, len(sums), size=(rows, len(sums)), dtype=np.int32)
+        parts.append(sums[drawn].sum(1) / weights[drawn].sum(1))
+    return np.concatenate(parts)
+
+
+def _sign_flip(sums: Array, seed: int, resamples: int) -> float:
+    """The two-sided p of |sum of the groups' differences| if each could as well have had the other sign."""
+    sums = sums[sums != 0]
+    if sums.size == 0:
+        return 1.0
+    if (np.abs(sums) == 1).all():
+        return _mcnemar(int((sums > 0).sum()), len(sums))
+    seen = abs(sums.sum()) - 1e-9 * np.abs(sums).sum()
+    if len(sums) <= _EXACT_GROUPS:
+        signs = 1 - 2 * ((np.arange(2 ** len(sums))[:, None] >> np.arange(len(sums))) & 1)
+        return float((np.abs(signs @ sums) >= seen).mean())
+    rng = np.random.default_rng(seed)
+    extreme = 0
+    for rows in _blocks(resamples, len(sums)):
+        flips = 1.0 - 2.0 * rng.integers(0, 2, size=(rows, len(sums)), dtype=np.int8)
+        extreme += int((np.abs(flips @ sums) >= seen).sum())
+    return float(extreme + 1) / (resamples + 1)
+
+
+def _mcnemar(wins: int, n: int) -> float:
+    """The exact two-sided binomial p of `wins` in `n` even tosses."""
+    few = min(wins, n - wins)
+    return min(1.0, 2 * sum(math.comb(n, k) for k in range(few + 1)) / 2**n)
