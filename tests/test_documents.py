@@ -50,6 +50,14 @@ def merges() -> str:
     )
 
 
+def benchmarks() -> str:
+    from eval.benchmark import load_benchmark, names
+
+    found = {name: load_benchmark(name) for name in names()}
+    rows = ((f"`{name}`", one.METRIC, one.ACCESS, one.LICENCE, one.SOURCE) for name, one in found.items())
+    return table("benchmark | headline metric | access | licence | where to get it", rows)
+
+
 def pipelines() -> str:
     return table(
         "pipeline | what it is", ((f"`{p.stem}`", remark(p)) for p in sorted((ROOT / "pipelines").glob("*.yml")))
@@ -71,6 +79,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "tasks": tasks,
     "documents": documents,
     "merges": merges,
+    "benchmarks": benchmarks,
     "pipelines": pipelines,
 }
 
