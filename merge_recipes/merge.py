@@ -28,9 +28,10 @@ def merge(recipe: Mapping[str, Any], folders: Mapping[str, Path], target: Path, 
     Raises:
         UserError: mergekit refuses the recipe.
     """
-    from mergekit.config import MergeConfiguration
-    from mergekit.io.tasks import LoaderCache
-    from mergekit.merge import MergeOptions, run_merge
+    with _quiet():
+        from mergekit.config import MergeConfiguration
+        from mergekit.io.tasks import LoaderCache
+        from mergekit.merge import MergeOptions, run_merge
 
     _know_tied_heads(folders[recipe["base_model"]])
     # mergekit keeps opened files for the life of the process, by path: a model made again would be read as it was.

@@ -201,7 +201,8 @@ def _check_tensors(folders: Mapping[str, Path], base: str, stacked: bool) -> Non
         for tensor, shape in wanted.items():
             if tensor in found and found[tensor] != shape:
                 raise UserError(
-                    f"'{name}' has '{tensor}' of shape {found[tensor]}, '{base}' has {shape}; they do not fit"
+                    f"'{name}' has '{tensor}' of shape {found[tensor]}, '{base}' of {shape}; only models trained from "
+                    "one base can be merged"
                 )
         differ = sorted(wanted.keys() ^ found.keys())
         if differ and not stacked:
