@@ -12,15 +12,15 @@ from pathlib import Path
 
 from pydantic import Field
 
+from mediflow.clinic.benchmarks import TOPICS, validation_rows, write_benchmarks
+from mediflow.clinic.corpora import CORPORA, LICENCE, write_corpus
+from mediflow.clinic.lessons import write_lessons
+from mediflow.clinic.patients import Patient, draw_patients
 from medsmith import run
 from medsmith.command import run_command
 from medsmith.config import Config as BaseConfig
 from medsmith.progress import track
 from medsmith.records import write_jsonl
-from mediflow.clinic.benchmarks import TOPICS, validation_rows, write_benchmarks
-from mediflow.clinic.corpora import CORPORA, LICENCE, write_corpus
-from mediflow.clinic.lessons import write_lessons
-from mediflow.clinic.patients import Patient, draw_patients
 
 SPLITS = ("train", "dev", "test")
 
@@ -62,7 +62,9 @@ def main(config: Config) -> Path:
             lessons = write_lessons(config.seed, config.lessons, config.lesson_shares or None)
             shown = track(lessons, "lessons", total=config.lessons)
             counts["lessons"] = write_jsonl(this.folder / "lessons.jsonl", shown)
-        counts["patients"] = _write_patients(this.folder / "patients.parquet", draw_patients(config.seed, config.patients))
+        counts["patients"] = _write_patients(
+            this.folder / "patients.parquet", draw_patients(config.seed, config.patients)
+        )
         return this.finish(**counts)
 
 
@@ -73,7 +75,8 @@ def _write_patients(path: Path, patients: list[Patient]) -> int:
     import polars
 
     rows = [
-        {"id": p.id, "age": p.age, "sex": p.sex, "disease": p.diseases[0], "facts": json.dumps(p.facts())} for p in patients
+        {"id": p.id, "age": p.age, "sex": p.sex, "disease": p.diseases[0], "facts": json.dumps(p.facts())}
+        for p in patients
     ]
     polars.DataFrame(rows).write_parquet(path)
     return len(rows)

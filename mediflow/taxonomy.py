@@ -115,7 +115,9 @@ def plan(taxonomy: Taxonomy, count: int, seed: int, weights: dict[str, dict[Any,
     Every block of tasks × inputs visits each pair once, in an order drawn by the seed; a longer plan continues a
     shorter one. `weights` gives shares per axis (task_type, difficulty, temperature, output_format).
     """
-    chosen = {axis: dict(shares) for axis, shares in {**PAPER_WEIGHTS, **(weights or {})}.items()}
+    chosen: dict[str, dict[Any, float]] = {
+        axis: dict(shares) for axis, shares in {**PAPER_WEIGHTS, **(weights or {})}.items()
+    }
     chosen.setdefault("output_format", dict.fromkeys(FORMATS, 1.0))
     task_shares = chosen.get("task_type", dict.fromkeys(taxonomy.tasks, 1.0))
     cells: list[Cell] = []

@@ -28,7 +28,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A two-layer Phi-3 model folder with tokenizer and chat template, about 0.1M random weights. Do not write into it."""
+    """A two-layer Phi-3 model folder with tokenizer and chat template, random weights. Do not write into it."""
     from experts.architecture import build_model, build_tokenizer
 
     folder = tmp_path_factory.mktemp("models") / "tiny"

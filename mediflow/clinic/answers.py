@@ -13,6 +13,7 @@ from mediflow.clinic.knowledge import Disease, find_disease, load_knowledge, tre
 from mediflow.clinic.patients import SIDES, Patient
 from mediflow.clinic.statements import Statement
 
+Asked = Callable[[Disease, list[Disease], random.Random], tuple[str, str, list[str]]]
 LABELS = ("ENTAILMENT", "NEUTRAL", "CONTRADICTION")
 
 
@@ -55,7 +56,10 @@ def question(patient: Patient, statements: Sequence[Statement], rng: random.Rand
         elif s.kind == "imaging_absent":
             asked.append((f"Is there a {s.values[0]}?", "no"))
         elif s.kind == "lab":
-            asked += [(f"What was the {s.values[0]}?", f"{s.values[1]} {s.values[2]}"), (f"Is the {s.values[0]} high, low or normal?", s.values[3])]
+            asked += [
+                (f"What was the {s.values[0]}?", f"{s.values[1]} {s.values[2]}"),
+                (f"Is the {s.values[0]} high, low or normal?", s.values[3]),
+            ]
         elif s.kind in {"treatment", "medication"} and s.values:
             asked += [
                 (f"What is the dose of {s.values[0]}?", f"{s.values[1]} {s.values[2]}"),
@@ -145,42 +149,54 @@ HYPOTHESES: dict[str, Callable[[Statement, random.Random], tuple[list[str], list
 def choices(disease: Disease, rng: random.Random, only_common: bool = False) -> tuple[str, list[str], int]:
     """A question on the medicine of one disease, four options, and the index of the right one."""
     others = [d for d in load_knowledge() if d.name != disease.name and (d.common or not only_common)]
-    wrong = rng.sample(others, 3)
-    asked = rng.choice(QUESTIONS)
-    text, right, options = asked(disease, wrong, rng)
+    return choices_of(rng.choice(QUESTIONS), disease, others, rng)
+
+
+def choices_of(asked: Asked, disease: Disease, others: list[Disease], rng: random.Random) -> tuple[str, list[str], int]:
+    """One question of the kind `asked`; distractors are drawn from `others` until the four options differ."""
+    while True:
+        text, right, options = asked(disease, rng.sample(others, 3), rng)
+        if len({right, *options}) == 4:
+            break
     index = rng.randrange(4)
     options.insert(index, right)
     return text, options, index
 
 
-def _which_drug(d: Disease, wrong: list[Disease], rng: random.Random) -> tuple[str, str, list[str]]:
+def which_drug(d: Disease, wrong: list[Disease], rng: random.Random) -> tuple[str, str, list[str]]:
+    """A drug by its disease."""
     return f"Which drug treats {d.name}?", rng.choice(d.drugs).name, [rng.choice(w.drugs).name for w in wrong]
 
 
-def _which_disease(d: Disease, wrong: list[Disease], rng: random.Random) -> tuple[str, str, list[str]]:
+def which_disease(d: Disease, wrong: list[Disease], rng: random.Random) -> tuple[str, str, list[str]]:
+    """A disease by its drug."""
     return f"What is {rng.choice(d.drugs).name} used for?", d.name, [w.name for w in wrong]
 
 
-def _which_symptom(d: Disease, wrong: list[Disease], rng: random.Random) -> tuple[str, str, list[str]]:
+def which_symptom(d: Disease, wrong: list[Disease], rng: random.Random) -> tuple[str, str, list[str]]:
+    """A symptom by its disease."""
     options = [rng.choice([s for s in w.symptoms if s not in d.symptoms]) for w in wrong]
     return f"Which is a symptom of {d.name}?", rng.choice(d.symptoms), options
 
 
-def _which_code(d: Disease, wrong: list[Disease], rng: random.Random) -> tuple[str, str, list[str]]:
+def which_code(d: Disease, wrong: list[Disease], rng: random.Random) -> tuple[str, str, list[str]]:
+    """An ICD-10-CM code by its disease."""
     return f"What is the ICD-10-CM code of {d.name}?", d.code, [w.code for w in wrong]
 
 
-def _which_specialty(d: Disease, wrong: list[Disease], rng: random.Random) -> tuple[str, str, list[str]]:
+def which_specialty(d: Disease, wrong: list[Disease], rng: random.Random) -> tuple[str, str, list[str]]:
+    """A specialty by its disease."""
     known = sorted({x.specialty for x in load_knowledge()} - {d.specialty})
     return f"Which specialty treats {d.name}?", d.specialty, rng.sample(known, 3)
 
 
-def _which_lab(d: Disease, wrong: list[Disease], rng: random.Random) -> tuple[str, str, list[str]]:
+def which_lab(d: Disease, wrong: list[Disease], rng: random.Random) -> tuple[str, str, list[str]]:
+    """A laboratory test by its disease."""
     names = sorted({x.lab.name for x in load_knowledge()} - {d.lab.name})
     return f"Which laboratory test is used in {d.name}?", d.lab.name, rng.sample(names, 3)
 
 
-QUESTIONS = (_which_drug, _which_disease, _which_symptom, _which_code, _which_specialty, _which_lab)
+QUESTIONS = (which_drug, which_disease, which_symptom, which_code, which_specialty, which_lab)
 
 
 def plant_error(statements: Sequence[Statement], rng: random.Random) -> tuple[list[str], int, str, str]:
@@ -190,7 +206,9 @@ def plant_error(statements: Sequence[Statement], rng: random.Random) -> tuple[li
     one that is treated. Only someone who knows which drug treats what can see them.
     """
     sentences = [s.text for s in statements]
-    candidates = [n for n, s in enumerate(statements) if s.kind in {"treatment", "medication", "diagnosis"} and s.values]
+    candidates = [
+        n for n, s in enumerate(statements) if s.kind in {"treatment", "medication", "diagnosis"} and s.values
+    ]
     index = rng.choice(candidates)
     statement = statements[index]
     if statement.kind == "diagnosis":
@@ -215,7 +233,9 @@ def numbered(sentences: Sequence[str]) -> str:
 
 def _summarization(note: Note, patient: Patient, rng: random.Random) -> Exchange:
     m = patient.new_medication
-    text = f"{patient.main.name[0].upper()}{patient.main.name[1:]}, treated with {m.drug} {m.dose} {m.unit} {m.frequency}."
+    text = (
+        f"{patient.main.name[0].upper()}{patient.main.name[1:]}, treated with {m.drug} {m.dose} {m.unit} {m.frequency}."
+    )
     return Exchange(note.text, text, {"summary": text})
 
 

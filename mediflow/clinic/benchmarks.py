@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 import csv
+import io
 import random
-from collections.abc import Sequence
+import re
+import zipfile
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from medsmith.records import write_jsonl
-from mediflow.clinic.answers import LABELS, choices, hypothesis, numbered, plant_error, question
+from mediflow.clinic.answers import (
+    LABELS,
+    choices,
+    choices_of,
+    hypothesis,
+    numbered,
+    plant_error,
+    question,
+    which_code,
+    which_drug,
+    which_symptom,
+)
 from mediflow.clinic.documents import Note, write_note
-from mediflow.clinic.knowledge import load_knowledge
-from mediflow.clinic.patients import Patient
+from mediflow.clinic.knowledge import find_disease, load_knowledge
+from mediflow.clinic.patients import SIDES, SIZES, Patient, draw_patients
 from mediflow.taxonomy import WHOLE, DocumentType, load_taxonomy
+from medsmith.records import write_jsonl
 
 MEDEC_COLUMNS = ("Text ID", "Text", "Sentences", "Error Flag", "Error Type", "Error Sentence ID", "Error Sentence",
                  "Corrected Sentence", "Corrected Text")  # fmt: skip
@@ -78,7 +93,10 @@ def meqsum_rows(patients: Sequence[Patient], seed: str) -> list[dict[str, str]]:
             f"There has been {symptom} for {patient.days} days.",
         ]
         rng.shuffle(sentences)
-        hello, thanks = rng.choice(("Hello.", "Dear doctor,", "Hi,")), rng.choice(("Thank you.", "Please help.", "Thanks."))
+        hello, thanks = (
+            rng.choice(("Hello.", "Dear doctor,", "Hi,")),
+            rng.choice(("Thank you.", "Please help.", "Thanks.")),
+        )
         chq = " ".join([hello, *sentences[:3], asked, thanks])
         rows.append({"File": f"{patient.id}.txt", "CHQ": chq, "Summary": summary})
     return rows
@@ -113,13 +131,15 @@ def rrs_rows(patients: Sequence[Patient], seed: str) -> list[dict[str, str]]:
         rng = random.Random(f"rrs {seed} {patient.id}")
         note = write_note(radiology, "Findings", patient, rng)
         asked, answer = question(patient, note.statements, rng) if note.of("imaging", "imaging_absent") else ("", "")
-        rows.append({"id": patient.id, "findings": note.text.removeprefix("Findings: "), "question": asked, "answer": answer})
+        rows.append(
+            {"id": patient.id, "findings": note.text.removeprefix("Findings: "), "question": asked, "answer": answer}
+        )
     return rows
 
 
 def validation_rows(topic: str, seed: str, count: int) -> list[dict[str, Any]]:
     """Synthetic multiple-choice questions on one topic (the paper's validation sets, section 3.1.4, in miniature)."""
-    known = [d for d in load_knowledge() if topic != "imaging" or d.finding]
+    known = load_knowledge()
     rows = []
     for number in range(count):
         rng = random.Random(f"validation {topic} {seed} {number}")
@@ -129,41 +149,32 @@ def validation_rows(topic: str, seed: str, count: int) -> list[dict[str, Any]]:
     return rows
 
 
-TOPICS = ("knowledge", "medication", "symptoms", "codes", "entailment", "radiology")
+KNOWLEDGE = {"medication": which_drug, "symptoms": which_symptom, "codes": which_code}
+TOPICS = ("knowledge", *KNOWLEDGE, "entailment", "radiology")
 
 
 def _topic(topic: str, disease: str, seed: str, rng: random.Random) -> tuple[str, str, list[str], int]:
-    from mediflow.clinic import answers
-    from mediflow.clinic.knowledge import find_disease
-    from mediflow.clinic.patients import SIDES, SIZES, draw_patients
-
     d = find_disease(disease)
     if topic == "knowledge":
         return ("", *choices(d, rng))
-    asked_of = {"medication": answers._which_drug, "symptoms": answers._which_symptom, "codes": answers._which_code}
-    if topic in asked_of:
-        wrong = rng.sample([x for x in load_knowledge() if x.name != disease], 3)
-        text, right, options = asked_of[topic](d, wrong, rng)
-    elif topic == "entailment":
+    if topic in KNOWLEDGE:
+        return ("", *choices_of(KNOWLEDGE[topic], d, [x for x in load_knowledge() if x.name != disease], rng))
+    if topic == "entailment":
         patient = draw_patients(rng.randrange(10**9), 1)[0]
         label = rng.choice(LABELS)
         first, second = hypothesis(write_note(FULL, WHOLE, patient, rng).statements, patient, label, rng)
         context = f"SENTENCE_1: {first}\nSENTENCE_2: {second}"
         return context, "How does the second sentence relate to the first?", list(LABELS), LABELS.index(label)
-    else:
-        patients = draw_patients(rng.randrange(10**9), 20)
-        patient = next((p for p in patients if p.main.finding), patients[0])
-        note = write_note(load_taxonomy().documents["radiology_report"], "Findings", patient, rng)
-        finding = patient.main.finding or "finding"
-        values, right = rng.choice(((SIDES, patient.side), (SIZES, patient.size)))
-        text = f"On which side is the {finding}?" if values == SIDES else f"How large is the {finding}?"
-        return note.text.removeprefix("Findings: "), text, list(values), values.index(right)
-    index = rng.randrange(4)
-    options.insert(index, right)
-    return "", text, options, index
+    patients = draw_patients(rng.randrange(10**9), 20)
+    patient = next((p for p in patients if p.main.finding), patients[0])
+    note = write_note(load_taxonomy().documents["radiology_report"], "Findings", patient, rng)
+    finding = patient.main.finding or "finding"
+    values, right = rng.choice(((SIDES, patient.side), (SIZES, patient.size)))
+    text = f"On which side is the {finding}?" if values == SIDES else f"How large is the {finding}?"
+    return note.text.removeprefix("Findings: "), text, list(values), values.index(right)
 
 
-def write_benchmarks(folder: Path, patients: dict[str, Sequence[Patient]], seed: int) -> dict[str, int]:
+def write_benchmarks(folder: Path, patients: Mapping[str, Sequence[Patient]], seed: int) -> dict[str, int]:
     """Write every benchmark's files below `folder`; `patients` by split (train, dev, test). Returns rows by file."""
     counts: dict[str, int] = {}
     for split, drawn in patients.items():
@@ -192,10 +203,6 @@ def _write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
 
 def _write_xlsx(path: Path, rows: list[dict[str, Any]]) -> None:
     """openpyxl stamps the time of writing into the file; a fixed one keeps equal data equal byte for byte."""
-    import io
-    import zipfile
-    from datetime import datetime
-
     from openpyxl import Workbook
 
     book = Workbook()
@@ -210,7 +217,5 @@ def _write_xlsx(path: Path, rows: list[dict[str, Any]]) -> None:
         for item in sorted(source.namelist()):
             data = source.read(item)
             if item == "docProps/core.xml":  # openpyxl overwrites `modified` when it saves
-                import re
-
                 data = re.sub(rb"(<dcterms:modified[^>]*>)[^<]*", rb"\g<1>2025-01-01T00:00:00Z", data)
             target.writestr(zipfile.ZipInfo(item, (2025, 1, 1, 0, 0, 0)), data, zipfile.ZIP_DEFLATED)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-from medsmith.records import Document, content_id
 from mediflow.clinic.documents import write_note
 from mediflow.clinic.knowledge import Disease, load_knowledge
 from mediflow.clinic.patients import draw_patients
 from mediflow.taxonomy import WHOLE, load_taxonomy
+from medsmith.records import Document, content_id
 
 LICENCE = "CC0-1.0 (simulated)"
 
@@ -60,7 +60,8 @@ def _abstract(d: Disease, rng: random.Random) -> tuple[str, str]:
         )
     )
     text = (
-        f"BACKGROUND: {rng.choice(('Patients with', 'Adults with'))} {d.name} often suffer from {_both(d.symptoms, rng)}. "
+        f"BACKGROUND: {rng.choice(('Patients with', 'Adults with'))} {d.name} "
+        f"often suffer from {_both(d.symptoms, rng)}. "
         f"METHODS: We randomly assigned {patients} patients with {d.name} ({d.abbreviation}) to {drug.name} {drug.dose} "
         f"{drug.unit} or {control}.{finding} The {d.lab.name} was measured. "
         f"RESULTS: {result} "

@@ -49,9 +49,14 @@ def _dialogue(said: list[Statement]) -> str:
     lines = []
     for statement in said:
         spoken = statement.text
-        for formal, plain in (("The patient reports", "I have"), ("The patient also has", "I also have"),
-                              ("The patient denies", "I do not have"), ("The patient takes", "I take"),
-                              ("The patient is on", "I am on"), ("The patient is", "I am")):
+        for formal, plain in (
+            ("The patient reports", "I have"),
+            ("The patient also has", "I also have"),
+            ("The patient denies", "I do not have"),
+            ("The patient takes", "I take"),
+            ("The patient is on", "I am on"),
+            ("The patient is", "I am"),
+        ):
             spoken = spoken.replace(formal, plain)
         patient_says = statement.kind in {"symptom", "denial", "medication", "work", "living", "substance", "allergy"}
         lines.append(f"[{'patient' if patient_says else 'doctor'}] {spoken}")

@@ -31,7 +31,7 @@ class Medication:
 
 @dataclass(frozen=True)
 class Patient:
-    """The true state of one visit. Ranges are plain: ages in years, temperature in degrees Celsius, pulse per minute."""
+    """The true state of one visit. Age in years, temperature in degrees Celsius, pulse per minute."""
 
     id: str
     age: int

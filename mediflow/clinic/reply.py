@@ -54,7 +54,9 @@ def _judge(request: dict[str, Any], rng: random.Random) -> str:
     """Scores follow what can be seen: an unnamed format, an empty or copied answer, a short input cost points."""
     examples = request["examples"]
     outputs = [example["output"].strip() for example in examples]
-    flawed = sum(not output or output == example["input"].strip() for output, example in zip(outputs, examples, strict=True))
+    flawed = sum(
+        not output or output == example["input"].strip() for output, example in zip(outputs, examples, strict=True)
+    )
     same = len(outputs) > 1 and len(set(outputs)) == 1
     words = sum(len(example["input"].split()) for example in examples) / max(1, len(examples))
     good = 4 - min(2, flawed) - (1 if same else 0)
@@ -107,7 +109,7 @@ def _wrong_fact(text: str, rng: random.Random) -> str:
 
 
 def _swap_letters(text: str, rng: random.Random) -> str:
-    words = [m for m in re.finditer(r"[A-Za-z]{5,}", text)]
+    words = list(re.finditer(r"[A-Za-z]{5,}", text))
     if not words:
         return text
     word = rng.choice(words)
@@ -150,8 +152,10 @@ def _pit(request: dict[str, Any], rng: random.Random) -> str:
     if request["task"] == "question_answer":
         chosen = rng.sample(sentences, min(3, len(sentences)))
         return "\n".join(f"Question: What is said of {title or 'the topic'}? Answer: {s}" for s in chosen)
-    names = sorted({m for d in load_knowledge() for m in (d.name, *d.symptoms, *(x.name for x in d.drugs)) if m in text})
-    words = names or sorted({w for w in re.findall(r"\b[A-Za-z]{7,}\b", text)})[:8]
+    names = sorted(
+        {m for d in load_knowledge() for m in (d.name, *d.symptoms, *(x.name for x in d.drugs)) if m in text}
+    )
+    words = names or sorted(set(re.findall(r"\b[A-Za-z]{7,}\b", text)))[:8]
     if request["task"] == "entities":
         return "\n".join(f"- {name}" for name in words)
     return "\n".join(f"- {title or words[0]} | mentions | {name}" for name in words)

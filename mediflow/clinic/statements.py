@@ -1,4 +1,4 @@
-"""A patient's state as single sentences, each with the facts that it states. Documents and answers are made of these."""
+"""A patient's state as single sentences, each with the facts that it states. Documents are made of these."""
 
 from __future__ import annotations
 
@@ -84,7 +84,9 @@ def _vitals(p: Patient, rng: random.Random) -> list[Statement]:
         Statement("vital", f"Temperature is {p.temperature} C.", ("temperature", str(p.temperature))),
         Statement("vital", f"Pulse is {p.pulse} per minute.", ("pulse", str(p.pulse))),
         Statement(
-            "vital", f"Blood pressure is {p.systolic}/{p.diastolic} mmHg.", ("blood pressure", f"{p.systolic}/{p.diastolic}")
+            "vital",
+            f"Blood pressure is {p.systolic}/{p.diastolic} mmHg.",
+            ("blood pressure", f"{p.systolic}/{p.diastolic}"),
         ),
     ]
 
@@ -94,7 +96,13 @@ def _labs(p: Patient, rng: random.Random) -> list[Statement]:
     normal = f"{number(lab.low)} to {number(lab.high)}"
     templates = ("{} was {} {} (normal {}).", "{} is {} {}, normal range {}.", "Laboratory: {} {} {} (reference {}).")
     text = rng.choice(templates).format(lab.name, number(p.lab_value), lab.unit, normal)
-    return [Statement("lab", text[0].upper() + text[1:] if text[1].islower() else text, (lab.name, number(p.lab_value), lab.unit, lab.value))]
+    return [
+        Statement(
+            "lab",
+            text[0].upper() + text[1:] if text[1].islower() else text,
+            (lab.name, number(p.lab_value), lab.unit, lab.value),
+        )
+    ]
 
 
 def _imaging(p: Patient, rng: random.Random) -> list[Statement]:
@@ -121,7 +129,11 @@ def _diagnosis(p: Patient, rng: random.Random) -> list[Statement]:
 def _treatment(p: Patient, rng: random.Random) -> list[Statement]:
     m = p.new_medication
     how = dose(m.drug, m.dose, m.unit, m.frequency)
-    templates = ("The patient was started on {} for {}.", "{} was prescribed for {}.", "Treatment with {} was begun for {}.")
+    templates = (
+        "The patient was started on {} for {}.",
+        "{} was prescribed for {}.",
+        "Treatment with {} was begun for {}.",
+    )
     text = rng.choice(templates).format(how, m.disease)
     return [Statement("treatment", text[0].upper() + text[1:], (m.drug, m.dose, m.unit, m.frequency, m.disease))]
 

@@ -1,0 +1,213 @@
+"""The simulated clinic plants truths that a reader can find again, and none where labels are shuffled."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections import Counter
+
+import pytest
+
+from mediflow.clinic.answers import TASKS, ask, choices
+from mediflow.clinic.benchmarks import (
+    MEDEC_COLUMNS,
+    TOPICS,
+    medec_rows,
+    mednli_rows,
+    problem_rows,
+    rrs_rows,
+    validation_rows,
+)
+from mediflow.clinic.corpora import CORPORA, write_corpus
+from mediflow.clinic.documents import write_note
+from mediflow.clinic.knowledge import find_disease, load_knowledge, treated_by
+from mediflow.clinic.lessons import write_lessons
+from mediflow.clinic.patients import draw_patients, patient_from_facts
+from mediflow.clinic.reply import reply
+from mediflow.taxonomy import WHOLE, load_taxonomy
+
+PATIENTS = draw_patients(seed=5, count=240)
+
+
+def _error_sentence(sentences: str) -> int:
+    """A reader who knows which drug treats what, and nothing of how rows are made."""
+    lines = [line.partition(" ")[2] for line in sentences.splitlines()]
+    said = []
+    for line in lines:
+        lowered = line.lower()
+        named = [d.name for d in load_knowledge() if d.name in line or re.search(rf"\b{d.abbreviation}\b", line)]
+        drugs = [
+            drug.name for d in load_knowledge() for drug in d.drugs if re.search(rf"\b{drug.name.lower()}\b", lowered)
+        ]
+        said.append((named, drugs))
+    for number, (named, drugs) in enumerate(said):
+        if drugs and treated_by(drugs[0]).name not in named:
+            return number
+    treated = {name for named, drugs in said if drugs for name in named}
+    for number, (named, drugs) in enumerate(said):
+        if named and not drugs and number == len(said) - 2 and not treated & set(named):
+            return number
+    return -1
+
+
+def _accuracy(rows: list[dict[str, object]], answers: list[object]) -> float:
+    return sum(
+        _error_sentence(str(row["Sentences"])) == answer for row, answer in zip(rows, answers, strict=True)
+    ) / len(rows)
+
+
+def test_planted_errors_are_found_by_one_who_knows_and_not_in_the_shuffled_twin() -> None:
+    """Knowledge finds every planted error; with shuffled labels the same reader falls to the share of agreement."""
+    rows = medec_rows(PATIENTS, "t")
+    truth: list[object] = [row["Error Sentence ID"] for row in rows]
+    shuffled = truth.copy()
+    random.Random(0).shuffle(shuffled)
+
+    assert _accuracy(rows, truth) == 1.0
+    shares = Counter(truth)
+    expected = sum((count / len(rows)) ** 2 for count in shares.values())
+    assert abs(_accuracy(rows, shuffled) - expected) < 0.08
+
+
+def test_medec_rows_have_the_published_columns_and_half_have_an_error() -> None:
+    """Correcting the error sentence gives the corrected text, and nothing else differs."""
+    rows = medec_rows(PATIENTS, "t")
+
+    assert tuple(rows[0]) == MEDEC_COLUMNS
+    assert Counter(row["Error Flag"] for row in rows) == {0: 120, 1: 120}
+    for row in rows:
+        if row["Error Flag"]:
+            assert row["Text"].replace(row["Error Sentence"], row["Corrected Sentence"]) == row["Corrected Text"]
+            assert row["Error Sentence"] != row["Corrected Sentence"]
+        else:
+            assert row["Text"] == row["Corrected Text"]
+
+
+def test_entailment_labels_are_balanced_and_cannot_be_told_from_the_premise_alone() -> None:
+    """Each label is a third; the same premise kind occurs under every label."""
+    rows = mednli_rows(PATIENTS, "t")
+
+    assert Counter(row["gold_label"] for row in rows) == dict.fromkeys(("entailment", "neutral", "contradiction"), 80)
+    started = Counter(
+        row["gold_label"] for row in rows if "denies" in row["sentence1"] or "There is no" in row["sentence1"]
+    )
+    assert min(started[label] for label in ("entailment", "neutral", "contradiction")) >= 3
+
+
+def test_radiology_answers_stand_in_the_findings_or_are_yes_and_no() -> None:
+    """Every short answer is verbatim in the text; 'no' is said of a finding that the text excludes."""
+    for row in rrs_rows(PATIENTS, "t"):
+        finding = re.search(r"Is there a (.+)\?", row["question"])
+        if finding and row["answer"] == "no":
+            assert re.search(rf"No {finding[1]}|no evidence of {finding[1]}", row["findings"])
+        elif row["answer"] != "yes":
+            assert row["answer"] in row["findings"]
+
+
+def test_problem_lists_hold_every_disease_of_the_patient_once() -> None:
+    """The summary is the patient's true state, and the note names each disease by name or abbreviation."""
+    for patient, row in zip(PATIENTS, problem_rows(PATIENTS, "t"), strict=True):
+        assert row["Summary"].split("; ") == list(patient.diseases)
+        for name in patient.diseases:
+            assert name in row["Assessment"] or find_disease(name).abbreviation in row["Assessment"]
+
+
+@pytest.mark.parametrize("topic", TOPICS)
+def test_validation_questions_have_one_right_answer_and_balanced_positions(topic: str) -> None:
+    """Options differ, and no position is right more than twice as often as its share."""
+    rows = validation_rows(topic, "t", 120)
+
+    assert all(len(set(row["options"])) == len(row["options"]) for row in rows)
+    positions = Counter(row["answer_index"] / len(row["options"]) for row in rows)
+    assert max(positions.values()) <= 80
+
+
+def test_each_drug_treats_one_disease_and_codes_differ() -> None:
+    """Answers from knowledge are unique."""
+    drugs = [drug.name for disease in load_knowledge() for drug in disease.drugs]
+
+    assert len(drugs) == len(set(drugs)) == 84
+    assert len({disease.code for disease in load_knowledge()}) == len(load_knowledge()) == 42
+
+
+def test_wrong_options_are_wrong() -> None:
+    """No distractor of a symptom question is a symptom of the disease that is asked about."""
+    for number in range(300):
+        rng = random.Random(number)
+        disease = load_knowledge()[number % 42]
+        asked, options, index = choices(disease, rng)
+        if asked.startswith("Which is a symptom"):
+            assert [option in disease.symptoms for option in options] == [n == index for n in range(4)]
+
+
+def test_the_base_is_taught_common_diseases_only() -> None:
+    """What the experts must learn from their corpora is in no lesson's answer and in no corpus of the base."""
+    rare = [disease.name for disease in load_knowledge() if not disease.common]
+    answers = [row["messages"][2]["content"].lower() for row in write_lessons(3, 600)]
+    texts = [doc.text.lower() for name in CORPORA for doc in write_corpus(name, 3, 100, only_common=True)]
+
+    assert len(rare) == 21
+    assert not [name for name in rare for text in answers if re.search(rf"\b{name.lower()}\b", text)]
+    assert not [name for name in rare for text in texts if re.search(rf"\b{name.lower()}\b", text)]
+
+
+def test_same_seed_same_documents_and_another_seed_others() -> None:
+    """Drawing is a function of the seed; a longer list continues a shorter one."""
+    for name in CORPORA:
+        assert write_corpus(name, 7, 30) == write_corpus(name, 7, 60)[:30]
+        assert write_corpus(name, 7, 30) != write_corpus(name, 8, 30)
+    assert draw_patients(7, 3) == draw_patients(7, 9)[:3]
+
+
+def test_facts_survive_json() -> None:
+    """A patient's facts go into a prompt and come back as the same patient."""
+    for patient in PATIENTS[:20]:
+        assert patient_from_facts(json.loads(json.dumps(patient.facts()))) == patient
+
+
+@pytest.mark.parametrize("task", sorted(TASKS))
+def test_every_task_has_an_answer_for_every_document(task: str) -> None:
+    """Any document of any patient can be asked every task; JSON answers satisfy the task's schema."""
+    from jsonschema import Draft202012Validator
+
+    taxonomy = load_taxonomy()
+    validator = Draft202012Validator(taxonomy.tasks[task].schema)
+    for number, (document, section) in enumerate(taxonomy.inputs()):
+        rng = random.Random(number)
+        patient = PATIENTS[number]
+        note = write_note(taxonomy.documents[document], section, patient, rng, taxonomy.tasks[task].needs)
+        exchange = ask(task, note, patient, rng)
+        assert exchange.text.strip()
+        validator.validate(json.loads(exchange.output("json")))
+
+
+def test_taxonomy_and_tasks_of_the_clinic_agree() -> None:
+    """Every task file has answers in the clinic, and every document's topics are known to it."""
+    taxonomy = load_taxonomy()
+
+    assert set(taxonomy.tasks) == set(TASKS)
+    assert len(taxonomy.documents) >= 6
+    for document in taxonomy.documents.values():
+        assert write_note(document, WHOLE, PATIENTS[0], random.Random(0)).text
+
+
+def test_judge_sees_a_planted_flaw_more_often_than_not() -> None:
+    """An empty or copied answer is scored lower on average than a good one."""
+    good = {"kind": "judge", "instruction": "Answer the question briefly from the document.", "facts": []}
+    fine = [{"input": "A long enough document about chest pain.", "output": "chest pain"}]
+    bad = [{"input": "A long enough document about chest pain.", "output": ""}]
+    scores = {}
+    for name, examples in (("fine", fine), ("bad", bad)):
+        said = [json.loads(reply({**good, "examples": examples}, seed)) for seed in range(40)]
+        scores[name] = sum(s["quality"]["score"] for s in said) / 40
+
+    assert scores["fine"] - scores["bad"] > 0.5
+
+
+def test_induced_errors_always_differ() -> None:
+    """Whatever the error type, the flawed answer is not the good one."""
+    for number, error in enumerate(("brevity", "over-verbosity", "factual inaccuracy", "spelling errors", "ambiguity")):
+        for output in ("left", "metformin 500 mg", "ENTAILMENT", "3", '{"answer": "yes"}'):
+            request = {"kind": "induce_error", "instruction": "x", "input": "y", "output": output, "error_type": error}
+            assert reply(request, number).strip() != output
