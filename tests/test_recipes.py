@@ -18,7 +18,7 @@ from medsmith.pipeline import Pipeline, load_pipeline
 
 ROOT = Path(__file__).parent.parent
 MADE = {"out", "build", "dist"}
-FIRST_LINE = re.compile(r"#.*python -m (\S+) (\S+)")
+SEARCHES = {"merge_recipes/searches": "merge_recipes.search"}
 
 
 @cache
@@ -34,11 +34,11 @@ def files() -> dict[str, str]:
 
 def kind_of(name: Path) -> str:
     folder = name.parent.as_posix()
-    if folder in {"mediflow/tasks", "mediflow/documents", "mediflow/clinic"}:
+    if folder in {"mediflow/tasks", "mediflow/documents", "pipelines", "merge_recipes", "eval/suites"}:
         return folder
-    if folder in {"pipelines", "merge_recipes", "eval/suites"}:
-        return folder
-    return "command" if "recipes" in name.parts[1:-1] or folder == "experts/nano" else "unknown"
+    if folder in {"mediflow", "mediflow/clinic"}:
+        return "data"
+    return "command" if folder in SEARCHES or "recipes" in name.parts[1:-1] else "unknown"
 
 
 def of_kind(kind: str) -> list[str]:
@@ -80,25 +80,24 @@ def test_pipelines_load(name: str) -> None:
 def test_command_recipes_load(name: str) -> None:
     """A recipe has only keys and values that its command knows; inputs may be left to the pipeline that uses it."""
     commands = commands_of(name)
-    assert commands, f"no pipeline uses {name}, and its first line is not `# python -m COMMAND {name} …`"
+    assert commands, f"no pipeline uses {name}, and it is not called <command>_<what>.yml"
     for command in commands:
         assert complaints(find_command(command).config, read_yaml(ROOT / name)) == []
 
 
 def commands_of(name: str) -> set[str]:
-    """The commands that read a recipe: those of the pipelines' steps, and the one on the recipe's first line."""
+    """The commands that read a recipe: those of the pipelines' steps, and the one that its name begins with."""
     users = {
         step["run"]
         for file in of_kind("pipelines")
-        for pattern in read_yaml(ROOT / file)["steps"].values()
-        for step in [pattern]
+        for step in read_yaml(ROOT / file)["steps"].values()
         if "recipe" in step and re.fullmatch(re.sub(r"\\\{\w+\\\}", r"[^/]+", re.escape(step["recipe"])), name)
     }
-    line = FIRST_LINE.match((ROOT / name).read_text().split("\n", 1)[0])
-    if line:
-        assert line[2] == name, f"the first line of {name} names another file: {line[2]}"
-        users.add(line[1])
-    return users
+    stage, *inner, file = name.split("/")
+    if "/".join([stage, *inner]) in SEARCHES:
+        return users | {SEARCHES["/".join([stage, *inner])]}
+    module = re.split(r"[_.]", file, maxsplit=1)[0]
+    return users | ({f"{stage}.{module}"} if (ROOT / stage / f"{module}.py").is_file() else set())
 
 
 def complaints(cls: type[BaseModel], values: dict[str, Any]) -> list[str]:
@@ -143,11 +142,11 @@ def test_the_taxonomy_holds_every_task_and_document_file() -> None:
     assert list(taxonomy.documents) == [Path(name).stem for name in of_kind("mediflow/documents")]
 
 
-@pytest.mark.parametrize("name", of_kind("mediflow/clinic"))
-def test_the_clinics_knowledge_is_used(name: str) -> None:
-    """A YAML beside the clinic's modules is read by one of them."""
-    modules = (ROOT / "mediflow" / "clinic").glob("*.py")
-    assert any(Path(name).name in path.read_text() for path in modules)
+@pytest.mark.parametrize("name", of_kind("data"))
+def test_data_files_are_used(name: str) -> None:
+    """A YAML beside modules is read by one of them."""
+    place = ROOT / name
+    assert [path.name for path in place.parent.glob("*.py") if f'"{place.name}"' in path.read_text()] != []
 
 
 @pytest.mark.parametrize("name", of_kind("eval/suites"))
