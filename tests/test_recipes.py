@@ -133,6 +133,20 @@ def test_merge_recipes_load_strictly(name: str) -> None:
     assert MergeConfiguration.model_validate(recipe).merge_method == recipe["merge_method"]
 
 
+@pytest.mark.parametrize("name", [name for name in of_kind("command") if Path(name).parent.as_posix() in SEARCHES])
+def test_searches_try_numbers_that_their_recipe_has(name: str) -> None:
+    """Each value of a search's grid, put into its place, gives a recipe that is valid too."""
+    from merge_recipes.recipe import assign, check_recipe, load_recipe
+
+    search = read_yaml(ROOT / name)
+    recipe = load_recipe(ROOT / search["recipe"])
+    tried = [(place, value) for place, values in search["grid"].items() for value in values]
+    assert len(tried) >= 2
+    for place, value in tried:
+        changed = assign(recipe, place, value)
+        check_recipe(changed, f"{name}: {place}={value}")
+
+
 def test_the_taxonomy_holds_every_task_and_document_file() -> None:
     """The folders are the taxonomy: no file is left out, and each file's name is the name."""
     from mediflow.taxonomy import load_taxonomy
