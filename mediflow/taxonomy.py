@@ -17,7 +17,7 @@ DIFFICULTIES = ("low", "moderate", "moderate-hard", "hard", "very hard", "extrem
 FORMATS = ("plain_text", "json")
 WHOLE = "whole document"
 # Hard levels 3:1 and temperatures 70:30 are the paper's (section 3.2.1 and A.4); its appendix leaves out "low".
-PAPER_WEIGHTS = {
+PAPER_WEIGHTS: dict[str, dict[Any, float]] = {
     "difficulty": {"low": 0, "moderate": 1, "moderate-hard": 1, "hard": 3, "very hard": 3, "extreme": 3},
     "temperature": {1.0: 7, 1.25: 3},
 }
@@ -115,9 +115,7 @@ def plan(taxonomy: Taxonomy, count: int, seed: int, weights: dict[str, dict[Any,
     Every block of tasks × inputs visits each pair once, in an order drawn by the seed; a longer plan continues a
     shorter one. `weights` gives shares per axis (task_type, difficulty, temperature, output_format).
     """
-    chosen: dict[str, dict[Any, float]] = {
-        axis: dict(shares) for axis, shares in {**PAPER_WEIGHTS, **(weights or {})}.items()
-    }
+    chosen = PAPER_WEIGHTS | (weights or {})
     chosen.setdefault("output_format", dict.fromkeys(FORMATS, 1.0))
     task_shares = chosen.get("task_type", dict.fromkeys(taxonomy.tasks, 1.0))
     cells: list[Cell] = []

@@ -62,8 +62,8 @@ def _abstract(d: Disease, rng: random.Random) -> tuple[str, str]:
     text = (
         f"BACKGROUND: {rng.choice(('Patients with', 'Adults with'))} {d.name} "
         f"often suffer from {_both(d.symptoms, rng)}. "
-        f"METHODS: We randomly assigned {patients} patients with {d.name} ({d.abbreviation}) to {drug.name} {drug.dose} "
-        f"{drug.unit} or {control}.{finding} The {d.lab.name} was measured. "
+        f"METHODS: We randomly assigned {patients} patients with {d.name} ({d.abbreviation}) "
+        f"to {drug.name} {drug.dose} {drug.unit} or {control}.{finding} The {d.lab.name} was measured. "
         f"RESULTS: {result} "
         f"CONCLUSIONS: {drug.name[0].upper()}{drug.name[1:]} is effective in {d.name}."
     )
