@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from pydantic import Field
 
@@ -29,7 +29,16 @@ from medsmith.command import run_command
 from medsmith.config import Config as BaseConfig
 from medsmith.config import execution
 from medsmith.errors import UserError
-from medsmith.llm import ChatRequest, Journal, TeacherConfig, open_teacher, refuse_silence, run_calls, summarise
+from medsmith.llm import (
+    ChatModel,
+    ChatRequest,
+    Journal,
+    TeacherConfig,
+    open_teacher,
+    refuse_silence,
+    run_calls,
+    summarise,
+)
 from medsmith.records import content_id, write_jsonl
 
 LICENCE = "CDLA-Permissive-2.0"
@@ -37,8 +46,6 @@ LICENCE = "CDLA-Permissive-2.0"
 
 class Config(BaseConfig):
     """How many calls, about what, to whom."""
-
-    libraries: ClassVar[tuple[str, ...]] = ()
 
     teacher: TeacherConfig = Field(description="the model that writes")
     instructions: int = Field(100, ge=1, description="calls, each for one instruction")
@@ -74,34 +81,32 @@ class Outcome:
 
 def main(config: Config) -> Path:
     """Generate into config.out."""
-    with run.start(config, "mediflow.generate") as this:
-        taxonomy = load_taxonomy()
-        _check_weights(config.weights, taxonomy)
-        cells = plan(taxonomy, config.instructions, config.seed, config.weights)
-        calls = build_calls(config, taxonomy, cells, read_facts(config, len(cells) * config.examples))
-        by_id = {call.request.id: call for call in calls}
-        assert len(by_id) == len(calls), "two calls have one id"
+    with run.start(config, "mediflow.generate") as this, open_teacher(config.teacher) as chat:
+        return generate(config, this, chat)
 
-        def follow_up(request: ChatRequest, row: dict[str, Any]) -> ChatRequest | None:
-            call = by_id.get(request.id)
-            return build_repair(config, call, row) if call and config.repair else None
 
-        with open_teacher(config.teacher) as chat, Journal(this.folder / "raw" / "calls.jsonl") as journal:
-            rows = run_calls(
-                (call.request for call in calls),
-                chat,
-                journal,
-                config.teacher.concurrency,
-                "generate",
-                follow_up=follow_up,
-            )
-        outcomes = [read_outcome(config, call, rows) for call in calls]
-        refuse_silence(rows.values(), config.allow_failed)
-        counts = _write(this.folder, calls, outcomes)
-        this.facts["licences"] |= {"synthetic": LICENCE}
-        this.facts["simulated"] = this.facts["simulated"] or any(row["model"] == SIMULATED for row in rows.values())
-        this.facts |= {"teacher": config.teacher.model, "usage": summarise(rows.values())}
-        return this.finish(**counts)
+def generate(config: Config, this: run.Run, chat: ChatModel) -> Path:
+    """What main does, with any chat model."""
+    taxonomy = load_taxonomy()
+    _check_weights(config.weights, taxonomy)
+    cells = plan(taxonomy, config.instructions, config.seed, config.weights)
+    calls = build_calls(config, taxonomy, cells, read_facts(config, len(cells) * config.examples))
+    by_id = {call.request.id: call for call in calls}
+    assert len(by_id) == len(calls), "two calls have one id"
+
+    def follow_up(request: ChatRequest, row: dict[str, Any]) -> ChatRequest | None:
+        call = by_id.get(request.id)
+        return build_repair(config, call, row) if call and config.repair else None
+
+    requests = [call.request for call in calls]
+    with Journal(this.folder / "raw" / "calls.jsonl") as journal:
+        rows = run_calls(requests, chat, journal, config.teacher.concurrency, "generate", follow_up=follow_up)
+    refuse_silence(rows.values(), config.allow_failed)
+    counts = _write(this.folder, calls, [read_outcome(config, call, rows) for call in calls])
+    this.facts["licences"] |= {"synthetic": LICENCE}
+    this.facts["simulated"] = this.facts["simulated"] or any(row["model"] == SIMULATED for row in rows.values())
+    this.facts |= {"teacher": config.teacher.model, "usage": summarise(rows.values())}
+    return this.finish(**counts)
 
 
 def read_facts(config: Config, count: int) -> list[dict[str, Any]]:
@@ -197,7 +202,7 @@ def read_reply(call: Call, text: str) -> tuple[Generated, list[BrokenExample]]:
         if reason is None:
             good.append(example)
         else:
-            broken.append(BrokenExample(example.number, example.output, f"the output is {reason}"))
+            broken.append(BrokenExample(example.number, example.output, f"the output {reason}"))
     return replace(generated, examples=good), sorted(broken, key=lambda one: one.number)
 
 

@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from pydantic import Field
 
@@ -26,7 +26,16 @@ from medsmith.command import run_command
 from medsmith.config import Config as BaseConfig
 from medsmith.config import execution
 from medsmith.errors import UserError
-from medsmith.llm import ChatRequest, Journal, TeacherConfig, open_teacher, refuse_silence, run_calls, summarise
+from medsmith.llm import (
+    ChatModel,
+    ChatRequest,
+    Journal,
+    TeacherConfig,
+    open_teacher,
+    refuse_silence,
+    run_calls,
+    summarise,
+)
 from medsmith.records import read_jsonl, write_jsonl
 
 CRITERIA = ("quality", "alignment", "coherence", "realism", "difficulty")
@@ -51,8 +60,6 @@ SCHEMA: dict[str, Any] = {
 class Config(BaseConfig):
     """What is judged, by whom, how often."""
 
-    libraries: ClassVar[tuple[str, ...]] = ()
-
     generated: Path = Field(description="a folder of mediflow.generate")
     teacher: TeacherConfig = Field(description="the model that judges")
     samples: int = Field(5, ge=1, description="judgements of each instruction; the score is their mean")
@@ -74,22 +81,27 @@ class Judgement:
 
 def main(config: Config) -> Path:
     """Judge into config.out."""
-    with run.start(config, "mediflow.judge") as this:
-        run.require_finished(config.generated)
-        requests = build_requests(config, load_taxonomy())
-        own = {request.id: instruction for instruction, request in requests.items()}
-        assert len(own) == len(requests), "two instructions have one request"
+    run.require_finished(config.generated)
+    with run.start(config, "mediflow.judge") as this, open_teacher(config.teacher) as chat:
+        return judge(config, this, chat)
 
-        def follow_up(request: ChatRequest, row: dict[str, Any]) -> ChatRequest | None:
-            return build_repair(config, request, row) if request.id in own and config.repair else None
 
-        with open_teacher(config.teacher) as chat, Journal(this.folder / "raw" / "calls.jsonl") as journal:
-            rows = run_calls(requests.values(), chat, journal, config.teacher.concurrency, "judge", follow_up=follow_up)
-        refuse_silence(rows.values(), config.allow_failed)
-        counts = _write(this.folder, config, {key: judgement(config, requests[key], rows) for key in requests})
-        this.facts["simulated"] = this.facts["simulated"] or any(row["model"] == SIMULATED for row in rows.values())
-        this.facts |= {"judge": config.teacher.model, "usage": summarise(rows.values())}
-        return this.finish(**counts)
+def judge(config: Config, this: run.Run, chat: ChatModel) -> Path:
+    """What main does, with any chat model."""
+    requests = build_requests(config, load_taxonomy())
+    own = {request.id: instruction for instruction, request in requests.items()}
+    assert len(own) == len(requests), "two instructions have one request"
+
+    def follow_up(request: ChatRequest, row: dict[str, Any]) -> ChatRequest | None:
+        return build_repair(config, request, row) if request.id in own and config.repair else None
+
+    with Journal(this.folder / "raw" / "calls.jsonl") as journal:
+        rows = run_calls(requests.values(), chat, journal, config.teacher.concurrency, "judge", follow_up=follow_up)
+    refuse_silence(rows.values(), config.allow_failed)
+    counts = _write(this.folder, config, {key: judgement(config, requests[key], rows) for key in requests})
+    this.facts["simulated"] = this.facts["simulated"] or any(row["model"] == SIMULATED for row in rows.values())
+    this.facts |= {"judge": config.teacher.model, "usage": summarise(rows.values())}
+    return this.finish(**counts)
 
 
 def build_requests(config: Config, taxonomy: Taxonomy) -> dict[str, ChatRequest]:
@@ -197,7 +209,7 @@ def _write(folder: Path, config: Config, judged: dict[str, Judgement]) -> dict[s
         (
             {
                 "instruction_id": key,
-                "mean": mean_scores(judged[key].samples),
+                **mean_scores(judged[key].samples),
                 "samples": judged[key].samples,
                 "failed": len(judged[key].failed),
             }

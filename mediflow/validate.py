@@ -21,7 +21,7 @@ def read_json_text(text: str, schema: dict[str, Any]) -> tuple[Any, str | None]:
     try:
         value = json.loads(strip_fence(text), parse_constant=_refuse)
     except ValueError as error:
-        return None, f"not valid JSON: {error}"
+        return None, f"is not valid JSON: {error}"
     errors = sorted(
         _validator(json.dumps(schema, sort_keys=True)).iter_errors(value), key=lambda e: list(map(str, e.path))
     )

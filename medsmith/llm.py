@@ -83,6 +83,8 @@ class TeacherConfig(Block):
     def _one_endpoint(self) -> TeacherConfig:
         if (self.base_url is None) == (self.serve is None):
             raise ValueError("give exactly one of base_url (an endpoint) and serve (a command that starts one)")
+        if self.serve is not None and not self.serve.strip():
+            raise ValueError("serve is empty; give a command")
         if self.base_url is not None:
             parts = urlsplit(self.base_url)
             if parts.scheme not in ("http", "https") or not parts.hostname:

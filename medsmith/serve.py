@@ -36,7 +36,7 @@ def local_server(command: str, timeout_seconds: float) -> Iterator[str]:
                 words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, preexec_fn=_die_with_parent()
             )
         except OSError as error:
-            raise UserError(f"teacher.serve: cannot start {words[0] if words else command!r}: {error}") from None
+            raise UserError(f"teacher.serve: cannot start {words[0]!r}: {error.strerror}") from None
         try:
             assert server.stdout is not None, "stdout was asked for"
             yield _address(command, server.stdout, errors, timeout_seconds)
