@@ -217,4 +217,4 @@ def _sign_flip(sums: Array, seed: int, resamples: int) -> float:
 def _mcnemar(wins: int, n: int) -> float:
     """The exact two-sided binomial p of `wins` in `n` even tosses."""
     few = min(wins, n - wins)
-    return min(1.0, 2 * sum(math.comb(n, k) for k in range(few + 1)) / 2**n)
+    return min(1.0, 2 * sum(math.comb(n, k) for k in range(few + 1)) / float(2**n))

@@ -1,0 +1,157 @@
+"""A model folder or hub id, run here by transformers."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from eval.engine import Reply
+from medsmith.digests import file_digest
+from medsmith.errors import UserError
+from medsmith.records import content_id
+
+if TYPE_CHECKING:
+    from medsmith.likelihood import ChoiceItem, DocumentScore, OptionScores
+
+# What decides a model's outputs. A card or an optimizer state beside them does not.
+IDENTITY = ("*.safetensors", "config.json", "generation_config.json", "tokenizer*", "chat_template*", "special_tokens*",
+            "added_tokens.json", "vocab.*", "merges.txt")  # fmt: skip
+
+
+@dataclass
+class LocalModel:
+    """Loads the tokenizer when first asked to encode, the weights when first asked to answer."""
+
+    ref: str | Path
+    dtype: str = "float32"
+    device: str = "auto"
+
+    @functools.cached_property
+    def folder(self) -> Path:
+        """Where the files are; a hub id is fetched, once, at its revision."""
+        if isinstance(self.ref, Path):
+            return self.ref
+        from huggingface_hub import snapshot_download
+
+        name, _, revision = self.ref.partition("@")
+        return Path(snapshot_download(name, revision=revision or None, allow_patterns=list(IDENTITY)))
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Of the contents of weights, tokenizer and chat template, and of the libraries that turn them into text."""
+        files = sorted({path for pattern in IDENTITY for path in self.folder.glob(pattern)})
+        if not any(path.suffix == ".safetensors" for path in files):
+            raise UserError(f"{self.ref} holds no weights (*.safetensors); give the folder of a finished model")
+        digests = {path.name: file_digest(path) for path in files}
+        return content_id(digests, self.dtype, version("torch"), version("transformers"))
+
+    @functools.cached_property
+    def tokenizer(self) -> Any:
+        """The tokenizer, padding on the left."""
+        from medsmith.models import load_tokenizer
+
+        return load_tokenizer(self.folder)
+
+    @functools.cached_property
+    def model(self) -> Any:
+        """The model, ready for inference."""
+        from medsmith.models import load_model
+
+        return load_model(self.folder, self.dtype, self.device)
+
+    @functools.cached_property
+    def context(self) -> int:
+        """The longest sequence that the model was built for."""
+        from transformers import AutoConfig
+
+        config = AutoConfig.from_pretrained(self.folder)
+        return int(config.get_text_config().max_position_embeddings)
+
+    def encode(self, messages: Sequence[Sequence[dict[str, str]]]) -> list[list[int]]:
+        """Token ids of conversations, up to the opening of the assistant's turn."""
+        from medsmith.likelihood import encode_chat
+
+        return encode_chat(self.tokenizer, messages)
+
+    def decode(self, ids: list[int]) -> str:
+        """The text of token ids, special tokens and all."""
+        return str(self.tokenizer.decode(ids))
+
+    def tokens_of(self, texts: Sequence[str]) -> list[int]:
+        """How many tokens each text has."""
+        if not texts:
+            return []
+        return [len(ids) for ids in self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]]
+
+    def write(self, prompts: list[list[int]], max_new_tokens: int) -> list[Reply]:
+        """Continue prompts greedily; one batch, in the order given."""
+        return generate(self.model, self.tokenizer, prompts, max_new_tokens)
+
+    def choose(self, items: list[ChoiceItem]) -> list[OptionScores]:
+        """Score options by their likelihood."""
+        from medsmith.likelihood import score_options
+
+        return score_options(self.model, self.tokenizer, items)
+
+    def read(self, texts: list[str], window: int) -> list[DocumentScore]:
+        """Score texts by their likelihood."""
+        from medsmith.likelihood import document_nll
+
+        return document_nll(self.model, self.tokenizer, texts, window)
+
+
+def generate(model: Any, tokenizer: Any, prompts: list[list[int]], max_new_tokens: int) -> list[Reply]:
+    """Continue a batch of prompts greedily until the end of the turn or `max_new_tokens`.
+
+    The most probable token is taken, whatever sampling or penalty the model's own generation settings ask for. Pass
+    prompts of like length together: they are padded on the left to the longest.
+    """
+    import torch
+    from transformers import GenerationConfig
+
+    ends = _end_ids(model, tokenizer)
+    width = max(map(len, prompts))
+    pad = tokenizer.pad_token_id
+    ids = torch.tensor([[pad] * (width - len(prompt)) + prompt for prompt in prompts], device=model.device)
+    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=model.device)
+    settings = GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        num_beams=1,
+        repetition_penalty=1.0,
+        eos_token_id=sorted(ends),
+        pad_token_id=pad,
+    )
+    with torch.inference_mode(), _own_settings(model, settings):
+        written = model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)[:, width:].tolist()
+    replies = []
+    for row in written:
+        stop = next((place for place, token in enumerate(row) if token in ends), None)
+        text = tokenizer.decode(row[:stop], skip_special_tokens=True)
+        replies.append(Reply(text, len(row) if stop is None else stop + 1, "length" if stop is None else "stop"))
+    return replies
+
+
+@contextmanager
+def _own_settings(model: Any, settings: Any) -> Iterator[None]:
+    """Let `settings` be all: transformers fills what they leave open from the model's own, penalties among them."""
+    kept, model.generation_config = model.generation_config, settings
+    try:
+        yield
+    finally:
+        model.generation_config = kept
+
+
+def _end_ids(model: Any, tokenizer: Any) -> set[int]:
+    """Every token that ends the assistant's turn."""
+    named = model.generation_config.eos_token_id
+    listed = named if isinstance(named, list) else [named]
+    ends = {int(token) for token in [*listed, tokenizer.eos_token_id] if token is not None}
+    if not ends:
+        raise UserError("the model names no end-of-turn token; set eos_token_id in generation_config.json")
+    return ends
