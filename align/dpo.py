@@ -1,0 +1,122 @@
+"""Direct preference optimisation on pairs of a good answer and one with a planted error.
+
+    python -m align.dpo align/recipes/dpo.yml model=out/… data=out/… out=out/…
+
+Writes a model folder, `dropped.jsonl`, `mask.txt` and `log/metrics.jsonl`; run.json says how probable the good and the
+bad answers were before and after, and warns where the good ones lost (likelihood displacement).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from medsmith import config, run
+from medsmith.command import run_command
+from medsmith.config import ModelRef, execution
+from medsmith.errors import UserError
+
+LOG = logging.getLogger(__name__)
+
+
+class Config(config.Config):
+    """A model, a pair folder and TRL's own settings."""
+
+    libraries: ClassVar[tuple[str, ...]] = ("torch", "transformers", "trl")
+
+    model: ModelRef = Field(description="the model to train, usually of align.sft; it is also the reference")
+    data: Path = Field(description="a pair folder (data/*.parquet with rejected_output), or a folder of Parquet files")
+    max_tokens: int = Field(1024, ge=8, description="drop pairs with a longer conversation")
+    heldout_share: float = Field(0.05, ge=0, lt=1, description="share of instructions to measure preferences on")
+    measured_pairs: int = Field(256, ge=1, description="pairs to measure before and after; training pairs if none held")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="the type to save the weights in")
+    trainer: dict[str, Any] = Field(default_factory=dict, description="trl.DPOConfig, as it stands")
+    threads: int | None = execution(None, "torch threads; default: OMP_NUM_THREADS, else all cores")
+
+
+def main(settings: Config, callbacks: Sequence[Any] = ()) -> Path:
+    """Train, measure preferences before and after, save. `callbacks` are transformers' own."""
+    from align.preferences import compare, measure
+    from align.prepare import CHECKED_ROWS, check_masks, choose_rows
+    from medsmith.models import load_model, load_tokenizer
+    from medsmith.training import run_trainer, save_model, trainer_arguments
+
+    if "max_length" in settings.trainer:
+        raise UserError("trainer: 'max_length' would cut answers short; set max_tokens, which drops long pairs instead")
+    with run.start(settings, "align.dpo") as this:
+        from trl import DPOConfig
+
+        arguments = trainer_arguments(DPOConfig, _block(settings), this.folder, settings.seed, settings.threads)
+        tokenizer = load_tokenizer(settings.model)
+        chosen = choose_rows(this, settings.data, tokenizer, settings.max_tokens, settings.heldout_share, pairs=True)
+        LOG.info("%(rows)d pairs: %(train)d to train on, %(heldout)d held out, %(dropped)d dropped", chosen.counts)
+        measured = (chosen.heldout or chosen.train)[: settings.measured_pairs]
+        model = load_model(settings.model)
+        before = measure(model, tokenizer, measured)
+        trainer = _trainer(model, arguments, chosen.train, chosen.heldout, tokenizer, callbacks)
+        check_masks(_masks(trainer, CHECKED_ROWS), tokenizer, this.folder / "mask.txt")
+        summary = run_trainer(trainer, this, "dpo")
+        save_model(trainer.model, tokenizer, this.folder, settings.dtype)
+        # What was saved, loaded as before: the trainer's own copy computes in bfloat16 even after training.
+        facts = compare(before, measure(load_model(this.folder), tokenizer, measured), arguments.beta)
+        facts["measured_on"] = "held-out pairs" if chosen.heldout else "training pairs"
+        if facts["likelihood_displacement"]:
+            LOG.warning(
+                "training moved %.3f nats per token away from the good answers (likelihood displacement); lower "
+                "learning_rate, or train with loss_type: [sigmoid, sft]",
+                -facts["chosen_change"],
+            )
+        this.facts["dpo"] = summary | facts
+        return this.finish(**chosen.counts)
+
+
+def _block(settings: Config) -> dict[str, Any]:
+    # Log-probabilities of the reference are computed once, before the first step: no second model in memory.
+    fixed = not settings.trainer.get("sync_ref_model")
+    return {"beta": 0.1, "precompute_ref_log_probs": fixed, "max_length": settings.max_tokens} | settings.trainer
+
+
+def _trainer(
+    model: Any, arguments: Any, train: Sequence[Any], heldout: Sequence[Any], tokenizer: Any, callbacks: Sequence[Any]
+) -> Any:
+    from datasets import Dataset
+    from trl import DPOTrainer
+
+    from align.rows import preference
+
+    evaluated = heldout if arguments.eval_strategy != "no" else []
+    try:
+        return DPOTrainer(
+            model=model,
+            args=arguments,
+            train_dataset=Dataset.from_list([preference(row) for row in train]),
+            eval_dataset=Dataset.from_list([preference(row) for row in evaluated]) if evaluated else None,
+            processing_class=tokenizer,
+            callbacks=list(callbacks),
+        )
+    except ValueError as error:  # TRL checks template and settings against one another
+        raise UserError(f"trl refuses the settings: {error}") from error
+
+
+def _masks(trainer: Any, count: int) -> list[tuple[list[int], list[int]]]:
+    """Token ids and trained positions of the first pairs, good and bad answer, as the collator gives them."""
+    found = []
+    for number in range(min(count, len(trainer.train_dataset))):
+        batch = trainer.data_collator([trainer.train_dataset[number]])
+        for ids, mask, seen in zip(
+            batch["input_ids"].tolist(),
+            batch["completion_mask"].tolist(),
+            batch["attention_mask"].tolist(),
+            strict=True,
+        ):
+            whole = [index for index, on in enumerate(seen) if on]
+            found.append(([ids[index] for index in whole], [mask[index] for index in whole]))
+    return found
+
+
+if __name__ == "__main__":
+    run_command(main, Config)

@@ -1,0 +1,71 @@
+"""What preference training did: how probable the better and the worse answers are, before and after."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from medsmith.records import Instruction
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Log-probabilities (nats) of the chosen and the rejected answer, and their lengths in tokens."""
+
+    chosen: float
+    rejected: float
+    chosen_tokens: int
+    rejected_tokens: int
+
+
+def measure(model: Any, tokenizer: Any, rows: Sequence[Instruction]) -> list[Pair]:
+    """Score both answers of every row as the assistant's turn."""
+    from align.rows import prompt
+    from medsmith.likelihood import ChoiceItem, score_options
+
+    model.eval()
+    items = [ChoiceItem(prompt(row), [row.output, row.rejected_output]) for row in rows]
+    scores = score_options(model, tokenizer, items)
+    return [Pair(score.logprobs[0], score.logprobs[1], score.tokens[0], score.tokens[1]) for score in scores]
+
+
+def compare(before: Sequence[Pair], after: Sequence[Pair], beta: float) -> dict[str, Any]:
+    """The facts for a card: log-probabilities per token, accuracies, margin, and likelihood displacement.
+
+    * `accuracy`: the share of pairs where the chosen answer is the likelier one, per token, so that length decides
+      nothing.
+    * `reward_accuracy`, `reward_margin`: of DPO's implicit reward, beta times what training added to an answer's
+      log-probability; 0.5 is chance.
+    * `chosen_change`: what training added to the chosen answers, in nats per token. Below zero, training moved
+      probability away from the good answers as well (likelihood displacement): it can raise every margin and still
+      make a worse model.
+    """
+    assert len(before) == len(after) > 0, "the same pairs are measured before and after"
+    rewards = [
+        (beta * (new.chosen - old.chosen), beta * (new.rejected - old.rejected))
+        for old, new in zip(before, after, strict=True)
+    ]
+    facts: dict[str, Any] = {"pairs": len(before)}
+    for name, pairs in (("before", before), ("after", after)):
+        facts[name] = {
+            "chosen_logprob": _per_token(pairs, "chosen"),
+            "rejected_logprob": _per_token(pairs, "rejected"),
+            "accuracy": _mean(
+                [pair.chosen / pair.chosen_tokens > pair.rejected / pair.rejected_tokens for pair in pairs]
+            ),
+        }
+    facts["reward_accuracy"] = _mean([(good > bad) + 0.5 * (good == bad) for good, bad in rewards])
+    facts["reward_margin"] = _mean([good - bad for good, bad in rewards])
+    facts["chosen_change"] = round(facts["after"]["chosen_logprob"] - facts["before"]["chosen_logprob"], 6)
+    facts["likelihood_displacement"] = facts["chosen_change"] < 0
+    return facts
+
+
+def _per_token(pairs: Sequence[Pair], side: str) -> float:
+    total = sum(getattr(pair, side) for pair in pairs)
+    return round(float(total / sum(getattr(pair, f"{side}_tokens") for pair in pairs)), 6)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return round(sum(values) / len(values), 6)
