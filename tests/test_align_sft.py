@@ -32,14 +32,14 @@ class Killed(Exception):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Sixteen rows of eight instructions with two answers."""
+    """Sixteen rows of eight instructions, which a model of 30,000 weights can learn: the answer is always the same."""
     folder = tmp_path_factory.mktemp("curated")
     rows = [
         Instruction(
             id=f"r{n}",
             instruction=f"Answer the question {n // 2}.",
             input=f"The patient denies fever {n}.",
-            output="ENTAILMENT" if n % 2 else "No pleural effusion.",
+            output="No pleural effusion.",
             task_type="qa",
             input_data="note",
             output_format="plain_text",
@@ -89,13 +89,13 @@ def test_only_answer_and_end_of_turn_are_trained(trained: Path) -> None:
     """The mask shown to the reader holds the answer and <|end|>, nothing of the prompt."""
     text = (trained / "mask.txt").read_text()
     parts = [part.split("⟧")[0] for part in text.split("⟦")[1:]]
-    assert len(parts) == 3 and set(parts) <= {"ENTAILMENT<|end|>", "No pleural effusion.<|end|>"}
+    assert len(parts) == 3 and set(parts) == {"No pleural effusion.<|end|>"}
     facts = run.require_finished(trained)["facts"]["sft"]
     assert 0 < facts["trained_share"] < 0.5
 
 
 def test_trained_model_answers_and_stops(trained: Path) -> None:
-    """Plain transformers load it, and greedy decoding gives a learned answer and ends it."""
+    """Plain transformers load it, and greedy decoding gives the learned answer and ends it."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer, model = AutoTokenizer.from_pretrained(trained), AutoModelForCausalLM.from_pretrained(trained)
@@ -105,7 +105,7 @@ def test_trained_model_answers_and_stops(trained: Path) -> None:
     ]
     prompt = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
     answer = model.generate(**prompt, max_new_tokens=30, do_sample=False)[0, prompt["input_ids"].shape[1] :]
-    assert tokenizer.decode(answer) in {"ENTAILMENT<|end|>", "No pleural effusion.<|end|>"}
+    assert tokenizer.decode(answer) == "No pleural effusion.<|end|>"
     assert tokenizer.convert_tokens_to_ids("<|end|>") in model.generation_config.eos_token_id
 
 
