@@ -48,7 +48,10 @@ def _dispatch(given: list[str]) -> int:
         for name, line in list_commands():
             print(f"  {name:24} {line}")
         return 0
-    options = parser.parse_args(given)
+    # Taken out first: argparse would refuse settings that follow an option.
+    settings = [word for word in given if "=" in word and not word.startswith("-")]
+    options = parser.parse_args([word for word in given if word not in settings])
+    options.settings = settings
     return int(VERBS[options.verb](options) or 0)
 
 
@@ -148,10 +151,9 @@ def _publish(options: argparse.Namespace) -> int:
 def _load(options: argparse.Namespace) -> Any:
     from medsmith.pipeline import load_pipeline
 
-    words = getattr(options, "only", [])
-    only = [word for word in words if "=" not in word]
-    pipeline = load_pipeline(options.pipeline, [*options.settings, *(word for word in words if "=" in word)])
+    pipeline = load_pipeline(options.pipeline, options.settings)
     pipeline.check()
+    only = getattr(options, "only", [])
     return pipeline.select(only) if only else pipeline
 
 

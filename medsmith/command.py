@@ -84,7 +84,7 @@ def _run(command: Command[C], description: str, arguments: Sequence[str] | None)
         # So that a gentle stop cleans up as Ctrl-C does; also where the shell had switched Ctrl-C off for us.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.default_int_handler)
-    given = _parser(command, description).parse_args(arguments)
+    given = _parser(command, description).parse_intermixed_args(arguments)
     settings = [given.recipe, *given.override] if given.recipe else []
     recipe = Path(settings.pop(0)) if settings and "=" not in settings[0] else None
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")

@@ -64,6 +64,7 @@ def _memo(cache_home: str, process: int, thread: int) -> sqlite3.Connection:
     try:
         cache.mkdir(parents=True, exist_ok=True)
         memo = sqlite3.connect(cache / "digests.sqlite", timeout=30)
+        memo.execute("PRAGMA synchronous = OFF")  # a memo lost with the power is only work done once more
         memo.execute(create)
     except (OSError, sqlite3.Error):
         memo = sqlite3.connect(":memory:")

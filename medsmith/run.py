@@ -113,7 +113,8 @@ def start(config: Config, command: str) -> Iterator[Run]:
     except Timeout:
         raise UserError(f"{folder} is being written by another process; wait for it or choose another out=") from None
     except OSError as error:
-        raise _storage_fault(error, folder) or error from None
+        fault = _storage_fault(error, folder) or UserError(f"{folder}: {error.strerror}; choose another out=")
+        raise fault from None
     try:
         resumed = _prepare(folder, wanted)
         yield Run(folder, command, config, wanted, resumed, _inherited_facts(config))
@@ -343,6 +344,7 @@ def _versions(libraries: tuple[str, ...]) -> dict[str, str]:
     return {library: version for library in libraries if (version := _version(library))}
 
 
+@functools.cache
 def _git() -> dict[str, Any]:
     """Commit and dirty flag of the clone that this code runs from; empty where it runs from an installed wheel."""
     clone = Path(__file__).parents[1]
