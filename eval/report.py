@@ -1,0 +1,135 @@
+"""Lay every model of a chain side by side: tables, findings, perplexities, lineage, samples, costs.
+
+    python -m eval.report pipelines/report.yml        (as a step of a pipeline, as a rule)
+
+Writes `table.json` and `table.md` (the same inputs give the same bytes) and `report.html`: one file without a server or
+a network. The page also tells what each step cost, so it is not the same byte for byte.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from eval.report_costs import read_costs, read_curves
+from eval.report_figures import draw_curve, draw_lineage
+from eval.report_findings import Chain, find
+from eval.report_inputs import Entry, Model, find_runs, load_models
+from eval.report_lineage import entries_of, lay_out
+from eval.report_page import render_markdown, render_page
+from eval.report_samples import choose_samples
+from eval.report_tables import build_table
+from medsmith import config as floor
+from medsmith import run
+from medsmith.command import run_command
+from medsmith.records import write_json
+
+STAGE_OF_COMMAND = {
+    "experts.train": "expert",
+    "experts.pretrain": "base",
+    "align.sft": "sft",
+    "align.dpo": "dpo",
+}
+
+
+class Config(floor.Config):
+    """The models of a report and what it says of them."""
+
+    title: str = Field("A small clinical model, made step by step", description="the headline of the report")
+    models: list[Entry] = Field(description="the models, each with its stage, folder and evaluation", min_length=1)
+    baseline: str = Field("base", description="the model that all gains are over, by name")
+    runs: list[Path] = Field(
+        [], description="further run folders for the costs; those on the way are found by themselves"
+    )
+    findings: bool = Field(True, description="whether to test the paper's findings")
+
+
+def main(config: Config) -> Path:
+    """Read, tabulate, test, draw, write."""
+    with run.start(config, "eval.report") as this:
+        models = load_models(config.models, config.baseline)
+        table, joint = build_table(models, config.baseline, config.title, config.seed)
+        table["findings"] = find(models, table, joint) if config.findings else []
+        this.facts["simulated"] = table["simulated"]
+        write_json(this.folder / "table.json", table)
+        (this.folder / "table.md").write_text(render_markdown(table), encoding="utf-8")
+        page = render_page(table, gather(models, Chain(models, config.baseline, joint), table, config.runs))
+        (this.folder / "report.html").write_text(page, encoding="utf-8")
+        tested = sum(finding["verdict"] != "not tested" for finding in table["findings"])
+        return this.finish(models=len(models), benchmarks=len(table["benchmarks"]), findings_tested=tested)
+
+
+def gather(models: Sequence[Model], chain: Chain, table: dict[str, Any], runs: Sequence[Path]) -> dict[str, Any]:
+    """What the page shows beside the tables."""
+    folders = [model.folder for model in models if model.folder]
+    evaluations = [Path(model.evaluation["config"]["out"]) for model in models]
+    found = find_runs([*folders, *evaluations, *runs])
+    costs = read_costs(found)
+    final = chain.final or models[-1]
+    benchmarks = [benchmark["name"] for benchmark in table["benchmarks"]]
+    return {
+        "curves": _curves(found),
+        "lineage": _lineage(final),
+        "lineage_of": final.name,
+        "samples": choose_samples(chain.way(), benchmarks),
+        "way": [model.name for model in chain.way()],
+        "costs": costs,
+        "most_cpu": max((row["cpu_seconds"] for row in costs), default=0) or 1,
+        "licences": _licences(models),
+        "versions": _versions(models),
+        "recipe": _recipe(final),
+    }
+
+
+def _curves(found: Sequence[tuple[Path, dict[str, Any]]]) -> list[Any]:
+    drawings = []
+    for folder, record in found:
+        stage = STAGE_OF_COMMAND.get(record["command"], "merge")
+        curves = read_curves(folder)
+        for curve in curves:
+            part = curve["training"] if curve["training"] != folder.name else ""
+            name = folder.name if len(curves) == 1 or not part else f"{folder.name}: {part}"
+            drawings.append(draw_curve(curve, name, stage))
+    return drawings
+
+
+def _lineage(model: Model) -> Any:
+    if model.record is None:
+        return ""
+    entries = entries_of(model.record, Path(model.record["config"]["out"]).name)
+    details = {}
+    for entry in entries:
+        counts = ", ".join(f"{name} {value:,}" for name, value in entry.get("counts", {}).items())
+        details[entry["key"]] = f"{entry['name']} ({entry['command']}, {entry['key']}) {counts}".strip()
+    return draw_lineage(lay_out(entries), details)
+
+
+def _licences(models: Sequence[Model]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for model in models:
+        for record in (model.record, model.evaluation):
+            found |= (record or {}).get("facts", {}).get("licences") or {}
+    return dict(sorted(found.items()))
+
+
+def _versions(models: Sequence[Model]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for model in models:
+        for record in (model.record, model.evaluation):
+            found |= (record or {}).get("versions") or {}
+    return dict(sorted(found.items()))
+
+
+def _recipe(model: Model) -> dict[str, int]:
+    """How many runs of each command stand behind a model, in order of making."""
+    counts: dict[str, int] = {}
+    for entry in model.record["ancestry"] if model.record else []:
+        counts[entry["command"]] = counts.get(entry["command"], 0) + 1
+    return counts
+
+
+if __name__ == "__main__":
+    run_command(main, Config)

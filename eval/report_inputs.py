@@ -1,0 +1,217 @@
+"""What a report reads: evaluation folders, the model folders they are of, and every run folder on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from medsmith.config import Block, ModelRef
+from medsmith.errors import UserError
+from medsmith.records import read_json, read_jsonl
+from medsmith.run import find_record, read_record, require_finished
+
+Stage = Literal["base", "raw_expert", "expert", "merge", "sft", "dpo"]
+STAGES: tuple[Stage, ...] = ("base", "raw_expert", "expert", "merge", "sft", "dpo")
+CORPUS_NAMES = {"icd10cm": "medcode", "icd10": "medcode", "guideline": "guidelines"}
+
+
+class Entry(Block):
+    """One model of the report."""
+
+    name: str = Field(description="the name in every table; an expert's is its corpus (pubmed, medcode …)")
+    stage: Stage = Field(description="where it stands in the chain")
+    model: ModelRef = Field(description="the model folder (or hub id) that was evaluated")
+    evaluation: Path = Field(description="the folder that eval.run wrote for it")
+    parent: str | None = Field(None, description="the model it was made from, by name (default: read from run.json)")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One answered item of a benchmark."""
+
+    id: str
+    group: str
+    prompt: Any
+    output: str
+    answer: str
+    gold: Any
+    score: float
+    unreadable: bool
+
+
+@dataclass(frozen=True)
+class DocumentLikelihood:
+    """How well a model predicts one held-out document: nats, and the units to divide by."""
+
+    nll: float
+    tokens: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Model:
+    """One model with all that was measured of it."""
+
+    name: str
+    stage: Stage
+    parent: str | None
+    folder: Path | None
+    record: dict[str, Any] | None
+    evaluation: dict[str, Any]
+    """The run.json of its evaluation."""
+    result: dict[str, Any]
+    samples: dict[str, dict[str, Sample]]
+    documents: dict[str, dict[str, DocumentLikelihood]]
+
+    @cached_property
+    def key(self) -> str:
+        """The key of its run, or its hub id."""
+        return str(self.record["key"]) if self.record else str(self.evaluation["config"].get("model", self.name))
+
+    @cached_property
+    def ancestors(self) -> frozenset[str]:
+        """The keys of the runs that it was made from."""
+        return frozenset(entry["key"] for entry in self.record["ancestry"]) if self.record else frozenset()
+
+    def scores(self, benchmark: str) -> dict[str, float]:
+        """Item id → score."""
+        return {key: sample.score for key, sample in self.samples[benchmark].items()}
+
+    def groups(self, benchmark: str) -> dict[str, str]:
+        """Item id → what it shares with other items (a report, a patient); resampled as one."""
+        return {key: sample.group for key, sample in self.samples[benchmark].items()}
+
+
+def load_models(entries: Sequence[Entry], baseline: str) -> list[Model]:
+    """Read every entry, check that they can stand in one table, find parents; in the order of the chain.
+
+    Raises:
+        UserError: a name twice, no baseline, an evaluation of another model, two protocols, other items in a benchmark.
+    """
+    names = [entry.name for entry in entries]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"two models are named '{name}'; give each its own name, e.g. '{name} (raw)'")
+    if baseline not in names:
+        raise UserError(f"the baseline '{baseline}' is none of the models ({', '.join(names)}); set baseline=NAME")
+    models = [_load(entry) for entry in entries]
+    protocols = sorted({str(model.result.get("protocol")) for model in models})
+    if len(protocols) > 1:
+        raise UserError(f"the evaluations mix the protocols {', '.join(protocols)}; evaluate all models with one")
+    base = next(model for model in models if model.name == baseline)
+    for model in models:
+        _check_items(model, base)
+    ordered = sorted(models, key=lambda model: STAGES.index(model.stage))
+    return [_with_parent(model, ordered) for model in ordered]
+
+
+def find_runs(folders: Sequence[Path]) -> list[tuple[Path, dict[str, Any]]]:
+    """These run folders and every run folder that they were made from, each once, in order of making.
+
+    The way back goes over the paths noted in run.json: a folder that was moved since is left out.
+    """
+    found: dict[str, tuple[Path, dict[str, Any]]] = {}
+    waiting = list(folders)
+    while waiting:
+        path = waiting.pop()
+        place = next((folder for folder in (path, *path.parents) if read_record(folder) is not None), None)
+        record = read_record(place) if place else None
+        if place is None or record is None or record["key"] in found:
+            continue
+        found[record["key"]] = (place, record)
+        waiting += [Path(text) for text in record["inputs"].values() if Path(text).exists()]
+    return sorted(found.values(), key=lambda item: (len(item[1]["ancestry"]), item[1]["command"], str(item[0])))
+
+
+def is_simulated(models: Sequence[Model]) -> bool:
+    """Whether anything that was trained or tested on is simulated."""
+    facts = [record["facts"] for model in models for record in (model.record, model.evaluation) if record]
+    benchmarks = [value for model in models for value in model.result["benchmarks"].values()]
+    return any(value.get("simulated") for value in [*facts, *benchmarks])
+
+
+def corpus_key(name: str) -> str:
+    """A corpus' or expert's name in a form that can be compared: `MedCode (raw)` and `icd10cm` are both `medcode`."""
+    letters = "".join(letter for letter in name.lower().partition("(")[0] if letter.isalnum())
+    letters = letters.removesuffix("raw").removesuffix("expert").removesuffix("slerp").removeprefix("raw")
+    return CORPUS_NAMES.get(letters, letters)
+
+
+def _load(entry: Entry) -> Model:
+    evaluation = require_finished(entry.evaluation)
+    folder = entry.model if isinstance(entry.model, Path) else None
+    record = find_record(folder) if folder else None
+    evaluated = evaluation["identity"]["inputs"].get("model")
+    if record and evaluated and record["digest"] != evaluated:
+        raise UserError(
+            f"{entry.evaluation} is not an evaluation of {folder}; evaluate that model, or name the right one"
+        )
+    result = read_json(entry.evaluation / "result.json")
+    samples: dict[str, dict[str, Sample]] = {name: {} for name in result["benchmarks"]}
+    for row in _rows(entry.evaluation / "samples.jsonl"):
+        _put(samples, row["benchmark"], row["id"], _sample(row), entry.evaluation)
+    documents: dict[str, dict[str, DocumentLikelihood]] = {name: {} for name in result.get("perplexity") or {}}
+    for row in _rows(entry.evaluation / "documents.jsonl"):
+        likelihood = DocumentLikelihood(row["nll"], row["tokens"], row["bytes"])
+        _put(documents, row["corpus"], row["id"], likelihood, entry.evaluation)
+    for name, found in [*samples.items(), *documents.items()]:
+        if not found:
+            raise UserError(f"{entry.evaluation}: result.json names '{name}', but no row is there; evaluate again")
+    return Model(entry.name, entry.stage, entry.parent, folder, record, evaluation, result, samples, documents)
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    return list(read_jsonl(path)) if path.is_file() else []
+
+
+def _put(table: dict[str, Any], name: str, key: str, value: Any, where: Path) -> None:
+    if key in table.setdefault(name, {}):
+        raise UserError(f"{where}: '{name}' holds the item '{key}' twice; evaluate again")
+    table[name][key] = value
+
+
+def _sample(row: dict[str, Any]) -> Sample:
+    """An unreadable answer has no score of its own: it earned nothing, and is counted apart."""
+    score = row.get("score")
+    return Sample(
+        id=row["id"],
+        group=str(row.get("group") or row["id"]),
+        prompt=row.get("prompt", ""),
+        output=str(row.get("output", "")),
+        answer="" if row.get("answer") is None else str(row["answer"]),
+        gold=row.get("gold", ""),
+        score=0.0 if score is None else float(score),
+        unreadable=bool(row.get("unreadable")),
+    )
+
+
+def _check_items(model: Model, base: Model) -> None:
+    pairs: list[tuple[str, Any, Any]] = [
+        *((name, items, base.samples.get(name)) for name, items in model.samples.items()),
+        *((name, items, base.documents.get(name)) for name, items in model.documents.items()),
+    ]
+    for name, own, others in pairs:
+        if others is not None and own.keys() != others.keys():
+            raise UserError(
+                f"'{model.name}' and '{base.name}' answered other items of '{name}' ({len(own)} and {len(others)}); "
+                f"evaluate both with the same suite and limit"
+            )
+
+
+def _with_parent(model: Model, models: Sequence[Model]) -> Model:
+    """Fill `parent` in with the nearest ancestor among the models: the one that itself has most ancestors."""
+    if model.parent is not None:
+        if model.parent not in {other.name for other in models}:
+            raise UserError(f"the parent '{model.parent}' of '{model.name}' is none of the models")
+        return model
+    near = [other for other in models if other.record and other.record["key"] in model.ancestors]
+    if not near:
+        return model
+    parent = max(near, key=lambda other: (len(other.ancestors), STAGES.index(other.stage)))
+    values = {name: getattr(model, name) for name in Model.__dataclass_fields__}
+    return Model(**(values | {"parent": parent.name}))

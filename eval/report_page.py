@@ -1,0 +1,220 @@
+"""The report's page and its Markdown twin: table.json, laid out for reading. No number is made here."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from eval.report_figures import WEAK, draw_averages, draw_finding, heat_class, heat_reach, signed
+from eval.report_tables import paper_row
+
+STAGE_NAMES = {
+    "base": "base",
+    "raw_expert": "raw expert",
+    "expert": "expert (SLERP)",
+    "merge": "merge",
+    "sft": "SFT",
+    "dpo": "DPO",
+    "derived": "summary",
+}
+TABLES = (
+    ("experts", "Table 2", "Base and experts", ("base", "raw_expert", "expert", "derived"),
+     "Raw experts come out of training on one corpus; SLERP merges each back into the base."),
+    ("merges", "Table 3", "Merging the experts", ("base", "merge"),
+     "One model out of all experts, without training."),
+    ("alignment", "Table 4", "Alignment", ("base", "merge", "sft", "dpo"),
+     "The merge, tuned on synthetic clinical instructions (SFT), then on preferences (DPO)."),
+)  # fmt: skip
+VERDICTS = {
+    "holds": "✓",
+    "partly": "◐",
+    "does not hold": "✗",
+    "no real difference": "○",
+    "undecided": "○",
+    "not tested": "–",
+}
+MARKS = {
+    "gain": "a real gain: the interval is above zero, also after Holm's correction",
+    "weak gain": "a gain by its own interval only; among so many comparisons it may be chance",
+    "noise": "noise: the interval holds zero",
+    "weak loss": "a loss by its own interval only",
+    "loss": "a real loss",
+}
+METRICS = {
+    "accuracy": "share of items answered rightly",
+    "rouge1": "ROUGE-1 F1 between answer and reference, mean over items",
+}
+
+
+def tables_of(table: dict[str, Any]) -> list[dict[str, Any]]:
+    """The paper's tables as far as there are models for them: a table needs more than the baseline."""
+    shown = []
+    for name, number, title, stages, caption in TABLES:
+        rows = [row for row in [*table["models"], *table["derived"]] if row["stage"] in stages]
+        if name == "merges":
+            rows += [row for row in table["derived"] if row["name"].startswith("mean")]
+        if any(row["stage"] in stages[1:] and row["stage"] != "derived" for row in rows) and table["benchmarks"]:
+            # Without a new row of its own the table would repeat the one before.
+            if name == "alignment" and not any(row["stage"] in ("sft", "dpo") for row in rows):
+                continue
+            rows = [row | {"paper": paper_row(row["stage"], row["name"])} for row in rows]
+            shown.append({"name": name, "number": number, "title": title, "caption": caption, "rows": rows})
+    return shown
+
+
+def render_page(table: dict[str, Any], extras: dict[str, Any]) -> str:
+    """The whole report as one HTML text that needs nothing else.
+
+    `extras` is what is not in table.json: lineage and curves as drawings, samples, costs, sources.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        undefined=StrictUndefined,
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": percent, "signed": signed, "effect": effect, "count": count, "size": size}
+    environment.filters |= {"css": lambda text: "".join(c if c.isalnum() else "-" for c in str(text).lower())}
+    reach = heat_reach(table)
+    values = {
+        "table": table,
+        "tables": tables_of(table),
+        "headline": headline(table),
+        "averages": draw_averages(table),
+        "findings": [finding | {"drawing": draw_finding(finding)} for finding in table["findings"]],
+        "verdicts": Counter(finding["verdict"] for finding in table["findings"]),
+        "verdict_marks": VERDICTS,
+        "marks": MARKS,
+        "symbols": WEAK,
+        "stages": STAGE_NAMES,
+        "metrics": METRICS,
+        "heat": lambda cell: heat_class(cell.get("change"), reach),
+        "style": Markup((Path(__file__).parent / "report.css").read_text(encoding="utf-8")),
+        **extras,
+    }
+    return environment.get_template("report.html.jinja").render(values)
+
+
+def headline(table: dict[str, Any]) -> dict[str, Any]:
+    """Base, experts' mean, merge and the last model: the four numbers that tell the story, as far as they are there."""
+    rows = table["models"]
+    base = next(row for row in rows if row["name"] == table["baseline"])
+    mean = [row for row in table["derived"] if row["name"].startswith("mean")]
+    steps = [base, *mean]
+    for stage in ("merge", "sft", "dpo"):
+        steps += [row for row in rows if row["stage"] == stage][-1:]
+    return {
+        "base": base,
+        "final": steps[-1] if len(steps) > 1 else rows[-1],
+        "steps": [step for step in steps if step["average"]],
+        "experts": [row for row in rows if row["stage"] == "expert"] or [r for r in rows if r["stage"] == "raw_expert"],
+    }
+
+
+def render_markdown(table: dict[str, Any]) -> str:
+    """The tables as Markdown: the same numbers, without drawings, times or places."""
+    parts = [f"# {table['title']}", ""]
+    if table["simulated"]:
+        parts += ["**Simulated data**: the texts and tasks are written by a simulation, not by or about patients.", ""]
+    parts += [
+        f"Protocol `{table['protocol']}`. Percent, 95 % intervals; gains over `{table['baseline']}` are paired.",
+        "",
+    ]
+    for shown in tables_of(table):
+        parts += [f"## {shown['title']}", "", *_score_lines(shown["rows"], table), ""]
+    if table["corpora"]:
+        parts += ["## Perplexity per token (per byte), change against the base", "", *_perplexity_lines(table), ""]
+    parts += ["## Findings of the paper", "", *_finding_lines(table["findings"]), ""]
+    parts += [f"{WEAK[name]} {text}" + "  " for name, text in MARKS.items()]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def _score_lines(rows: Sequence[dict[str, Any]], table: dict[str, Any]) -> list[str]:
+    names = [benchmark["name"] for benchmark in table["benchmarks"]]
+    body = []
+    for row in rows:
+        cells = [_score(row["benchmarks"].get(name)) for name in names]
+        gained = f"{row['datasets_gained']['value']:.0f} of {row['of']}" if "datasets_gained" in row else "–"
+        cv = row.get("cv", {}).get("value")
+        average = _score(
+            {**row["average"], **({"gain": row["gain"]} if "gain" in row else {})} if row["average"] else None
+        )
+        body.append(
+            [row["name"], STAGE_NAMES[row["stage"]], *cells, average, gained, "–" if cv is None else f"{cv:.1f}"]
+        )
+    return _lines(["model", "stage", *names, "AVG", "#DG", "CV"], body)
+
+
+def _score(cell: dict[str, Any] | None) -> str:
+    if cell is None:
+        return "–"
+    text = f"{percent(cell['value'])} ({percent(cell['low'])}–{percent(cell['high'])})"
+    gain = cell.get("gain")
+    if gain is None:
+        return text
+    return f"{text} {WEAK.get(gain.get('mark', ''), '')}{signed(100 * gain['value'])}"
+
+
+def _perplexity_lines(table: dict[str, Any]) -> list[str]:
+    names = [corpus["name"] for corpus in table["corpora"]]
+    body = []
+    for row in table["models"]:
+        cells = []
+        for name in names:
+            cell = row["perplexity"].get(name)
+            if cell is None:
+                cells.append("–")
+                continue
+            text = f"{cell['per_token']:.2f} ({cell['per_byte']:.3f})"
+            if "change" in cell:
+                change = cell["change"]
+                text += f" {signed(100 * change['value'])} % "
+                text += f"({signed(100 * change['low'])} to {signed(100 * change['high'])})"
+            cells.append(f"**{text}**" if cell["own"] else text)
+        body.append([row["name"], STAGE_NAMES[row["stage"]], *cells])
+    return _lines(["model", "stage", *names], body)
+
+
+def _finding_lines(findings: Sequence[dict[str, Any]]) -> list[str]:
+    body = [
+        [finding["claim"], f"{VERDICTS[finding['verdict']]} {finding['verdict']}", effect(finding) or finding["note"], finding["paper"]]
+        for finding in findings
+    ]  # fmt: skip
+    return _lines(["finding", "verdict", "here", "in the paper"], body)
+
+
+def _lines(header: list[str], rows: list[list[str]]) -> list[str]:
+    return ["| " + " | ".join(line) + " |" for line in [header, ["---"] * len(header), *rows]]
+
+
+def effect(part: dict[str, Any], unit: str = "") -> str:
+    """A contrast in words: value and interval, in points, percent or data sets; empty where there is none."""
+    if part.get("value") is None or part.get("low") is None:
+        return ""
+    unit = unit or part.get("unit", "points")
+    factor = 1.0 if unit == "data sets" else 100.0
+    low, high = (signed(factor * part[key]) for key in ("low", "high"))
+    return f"{signed(factor * part['value'])} {unit} ({low} to {high})"
+
+
+def percent(value: float) -> str:
+    """A share as percent, without the sign."""
+    return f"{100 * value:.1f}"
+
+
+def count(value: int | None) -> str:
+    """A number in short: 1,234 or 1.2 M."""
+    if value is None:
+        return "–"
+    return f"{value:,}" if value < 100_000 else f"{value / 1e6:,.1f} M"
+
+
+def size(value: float) -> str:
+    """Bytes as MiB or GiB."""
+    return f"{value / 2**20:,.0f} MiB" if value < 2**30 else f"{value / 2**30:.1f} GiB"
