@@ -33,7 +33,13 @@ def local_server(command: str, timeout_seconds: float) -> Iterator[str]:
     with tempfile.TemporaryFile() as errors:
         try:
             server = subprocess.Popen(
-                words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, preexec_fn=_die_with_parent()
+                words,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                preexec_fn=_die_with_parent(),
+                # Ctrl-C is for us: a server that it ended first would turn the calls in flight into failures.
+                start_new_session=True,
             )
         except OSError as error:
             raise UserError(f"teacher.serve: cannot start {words[0]!r}: {error.strerror}") from None
