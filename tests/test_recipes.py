@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
 from functools import cache
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from medsmith.command import find_command
+from medsmith.command import find_command, list_commands
 from medsmith.config import load, read_yaml
 from medsmith.errors import UserError
 from medsmith.pipeline import Pipeline, load_pipeline
@@ -80,24 +81,26 @@ def test_pipelines_load(name: str) -> None:
 def test_command_recipes_load(name: str) -> None:
     """A recipe has only keys and values that its command knows; inputs may be left to the pipeline that uses it."""
     commands = commands_of(name)
-    assert commands, f"no pipeline uses {name}, and it is not called <command>_<what>.yml"
+    assert commands, f"no pipeline uses {name}, and no command's name is part of its name"
     for command in commands:
         assert complaints(find_command(command).config, read_yaml(ROOT / name)) == []
 
 
 def commands_of(name: str) -> set[str]:
-    """The commands that read a recipe: those of the pipelines' steps, and the one that its name begins with."""
-    users = {
-        step["run"]
-        for file in of_kind("pipelines")
-        for step in read_yaml(ROOT / file)["steps"].values()
-        if "recipe" in step and re.fullmatch(re.sub(r"\\\{\w+\\\}", r"[^/]+", re.escape(step["recipe"])), name)
-    }
+    """The commands that read a recipe: those of the pipelines' steps, and the one that its name has in it."""
+    steps = [step for file in of_kind("pipelines") for step in read_yaml(ROOT / file)["steps"].values()]
+    users = {step["run"] for step in steps if name in spelled(step.get("recipe", ""), step.get("each", {}))}
     stage, *inner, file = name.split("/")
-    if "/".join([stage, *inner]) in SEARCHES:
-        return users | {SEARCHES["/".join([stage, *inner])]}
-    module = re.split(r"[_.]", file, maxsplit=1)[0]
-    return users | ({f"{stage}.{module}"} if (ROOT / stage / f"{module}.py").is_file() else set())
+    place = "/".join([stage, *inner])
+    words = {SEARCHES[place]} if place in SEARCHES else {f"{stage}.{word}" for word in Path(file).stem.split("_")}
+    return users | (words & {command for command, _ in list_commands()})
+
+
+def spelled(recipe: str, each: dict[str, list[str]] | list[dict[str, str]]) -> set[str]:
+    """Every recipe that `experts/recipes/{expert}.yml` stands for."""
+    places = re.findall(r"\{(\w+)\}", recipe)
+    choices = [each[place] if isinstance(each, dict) else [one[place] for one in each] for place in places]
+    return {recipe.format(**dict(zip(places, chosen, strict=True))) for chosen in itertools.product(*choices)}
 
 
 def complaints(cls: type[BaseModel], values: dict[str, Any]) -> list[str]:
@@ -165,7 +168,8 @@ def test_data_files_are_used(name: str) -> None:
 
 @pytest.mark.parametrize("name", of_kind("eval/suites"))
 def test_suites_load(name: str) -> None:
-    """Each suite names benchmarks that exist."""
+    """Each suite names benchmarks that exist, and at least four of them."""
     from eval.suite import load_suite
 
-    assert load_suite(Path(name).stem)
+    given = dict.fromkeys(read_yaml(ROOT / name)["benchmarks"], Path("data"))
+    assert len(load_suite(ROOT / name, given).benchmarks) >= 4
