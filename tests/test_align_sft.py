@@ -17,9 +17,10 @@ from medsmith.records import Instruction, write_parquet
 
 RECIPES = Path(__file__).parents[1] / "align" / "recipes"
 TRAINER = {
-    "max_steps": 60,
+    "max_steps": 90,
     "per_device_train_batch_size": 4,
     "learning_rate": 1.0e-2,
+    "lr_scheduler_type": "constant",
     "logging_steps": 5,
     "save_steps": 20,
     "neftune_noise_alpha": 5,
@@ -82,7 +83,7 @@ def test_loss_falls_on_rows_seen_and_held_out(trained: Path) -> None:
     assert facts["heldout_loss_after"] < 0.5 * facts["heldout_loss_before"]
     counts = record["counts"]
     assert counts["rows"] == 16 and counts["heldout"] > 0 and counts["dropped"] == 0
-    assert counts["train"] + counts["heldout"] == 16 and facts["steps"] == 60
+    assert counts["train"] + counts["heldout"] == 16 and facts["steps"] == 90
 
 
 def test_only_answer_and_end_of_turn_are_trained(trained: Path) -> None:
