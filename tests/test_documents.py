@@ -71,7 +71,7 @@ def remark(path: Path) -> str:
         if not line.startswith("#"):
             break
         lines.append(line.lstrip("# ").rstrip())
-    return re.split(r"(?<=[^0-9])[.:;](?: |$)", " ".join(lines), maxsplit=1)[0]
+    return re.split(r"(?<=[^0-9])[.;](?: |$)", " ".join(lines), maxsplit=1)[0]
 
 
 TABLES: dict[str, Callable[[], str]] = {
