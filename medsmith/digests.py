@@ -19,7 +19,7 @@ from pathlib import Path
 RECORD = "run.json"
 STARTED = "started.json"
 VOLATILE_FOLDERS = {"log", "checkpoints", "raw"}
-VOLATILE_FILES = {RECORD, STARTED, "published.json"}
+VOLATILE_FILES = {RECORD, STARTED, "published.json", "README.md"}
 VOLATILE_SUFFIXES = {".log", ".partial"}
 
 

@@ -20,8 +20,8 @@ class Display(Protocol):
     def say(self, line: str) -> None:
         """Print a line that stays."""
 
-    def update(self, running: Callable[[], Sequence[Running]]) -> None:
-        """Show what runs now; called often."""
+    def update(self, done: int, running: Callable[[], Sequence[Running]]) -> None:
+        """Show how many steps are done and what runs now; called often."""
 
 
 class Plain:
@@ -31,27 +31,32 @@ class Plain:
         """Print a line with the time of day."""
         print(f"{time.strftime('%H:%M:%S')} {line}", flush=True)
 
-    def update(self, running: Callable[[], Sequence[Running]]) -> None:
+    def update(self, done: int, running: Callable[[], Sequence[Running]]) -> None:
         """Show nothing between the lines."""
 
 
 class Terminal:
     """Lines above, running steps with bar, rate and remaining time below."""
 
-    def __init__(self, live: Any) -> None:
+    def __init__(self, live: Any, steps: int) -> None:
         self._live = live
+        self._steps = steps
+        self._began = time.monotonic()
         self._next = 0.0
 
     def say(self, line: str) -> None:
         """Print a line above the running steps."""
-        self._live.console.print(line, markup=False, highlight=False)
+        self._live.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    def update(self, running: Callable[[], Sequence[Running]]) -> None:
+    def update(self, done: int, running: Callable[[], Sequence[Running]]) -> None:
         """Redraw a few times a second."""
         if time.monotonic() < self._next:
             return
         self._next = time.monotonic() + REFRESH_SECONDS
-        self._live.update(_table(running()), refresh=True)
+        minutes, seconds = divmod(int(time.monotonic() - self._began), 60)
+        table = _table(running())
+        table.add_row(f"{done} of {self._steps} steps", f"{minutes}:{seconds:02}")
+        self._live.update(table, refresh=True)
 
 
 @contextlib.contextmanager
@@ -65,7 +70,7 @@ def open_display(steps: int) -> Iterator[Display]:
 
     # No refresh thread: the runner's loop draws, and nothing is drawn while it starts a process.
     with Live(console=Console(), auto_refresh=False, transient=True) as live:
-        yield Terminal(live)
+        yield Terminal(live, steps)
 
 
 def _table(running: Sequence[Running]) -> Any:

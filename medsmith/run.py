@@ -314,7 +314,7 @@ def _origin(path: Path) -> dict[str, Any]:
         "name": Path(record["config"]["out"]).name,
         "digest": record["digest"],
         "settings": record["identity"]["settings"],
-        "parents": sorted(set(record["parents"].values())),
+        "parents": sorted(set(record.get("parents", {}).values())),
         "facts": record["facts"],
         "counts": record["counts"],
     }

@@ -134,7 +134,8 @@ def _loop(work: _Work) -> None:
                 _stop(work.running.values(), signal.SIGTERM)
         if told > 1 or time.monotonic() > deadline:
             _stop(work.running.values(), signal.SIGKILL)
-        work.display.update(lambda: [_shown(job) for job in work.running.values()])
+        done = len(work.built) + len(work.current)
+        work.display.update(done, lambda: [_shown(job) for job in work.running.values()])
         if work.running:
             time.sleep(POLL_SECONDS)
 
@@ -232,6 +233,8 @@ def _end(work: _Work, job: Job) -> None:
         work.failed.append(step.name)
         log = step.folder / "log" / "step.log"
         work.display.say(f"{step.name}: FAILED after {seconds:.1f} s\n{_complaint(log, code)}\n  log: {_near(log)}")
+        if work.running:
+            work.display.say(f"waiting for {', '.join(work.running)} to finish (Ctrl-C stops; it can be continued)")
 
 
 def _complaint(log: Path, code: int) -> str:

@@ -91,7 +91,7 @@ def test_plain_lines_carry_the_time(capsys: pytest.CaptureFixture[str]) -> None:
     """A line of a log begins with the time of day; between the lines nothing is printed."""
     display = Plain()
     display.say("train: started")
-    display.update(lambda: [("train", 1.0, None)])
+    display.update(0, lambda: [("train", 1.0, None)])
     out = capsys.readouterr().out
     assert out[2] == out[5] == ":"
     assert out[9:] == "train: started\n"
@@ -104,3 +104,24 @@ def test_importing_progress_is_light() -> None:
     code = "import sys, medsmith.progress; print([n for n in ('tqdm', 'rich', 'torch') if n in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_terminal_shows_steps_above_and_runs_below() -> None:
+    """Lines that stay are printed as they are, markup characters included; the live part has every running step."""
+    import io
+
+    from rich.console import Console
+    from rich.live import Live
+
+    from medsmith.display import Terminal
+
+    screen = io.StringIO()
+    with Live(console=Console(file=screen, force_terminal=True, width=120), auto_refresh=False, transient=True) as live:
+        display = Terminal(live, steps=7)
+        display.say("train: started (setting a: '[red]' -> '[b]')")
+        state = {"done": 5, "total": 10, "rate": 2.0, "note": "loss 1.5", "unit": "steps", "description": "[x] tuning"}
+        display.update(3, lambda: [("train", 12.3, state), ("eval", 1.0, None)])
+    text = screen.getvalue()
+    assert "train: started (setting a: '[red]' -> '[b]')" in text
+    for part in ("12 s", "[x] tuning", "5/10 steps, 2.0/s, 2 s left, loss 1.5", "eval", "starting", "3 of 7 steps"):
+        assert part in text

@@ -127,10 +127,11 @@ def test_facts_and_ancestry_are_inherited(tmp_path: Path) -> None:
         (".hidden", False),
         ("half.jsonl.partial", False),
         ("published.json", False),
+        ("README.md", False),
     ],
 )
 def test_digest_sees_content_and_not_what_carries_time(tmp_path: Path, name: str, counts: bool) -> None:
-    """A new file changes the digest unless it is a log, a checkpoint, hidden, half written or about publishing."""
+    """A new file changes the digest unless it is a log, a checkpoint, hidden, half written or only about the rest."""
     make(tmp_path / "a")
     before = run.digest(tmp_path / "a")
     (tmp_path / "a" / name).parent.mkdir(parents=True, exist_ok=True)
