@@ -14,7 +14,7 @@ where it is small its nearest neighbours in the same block.
 from __future__ import annotations
 
 import random
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,13 +69,14 @@ def main(config: Config) -> Path:
     """Write test.parquet, dev.parquet and validation.jsonl."""
     with run.start(config, "eval.make_icd10cm") as this:
         codes = list(read_codes(config))
+        pools = _Pools(codes)
         rows: list[dict[str, Any]] = []
         used: set[str] = set()
         level_share = -(-config.validation // len(config.levels))
         sizes = {"test": config.per_level, "dev": config.dev_per_level, "validation": level_share}
         # Hard questions have the fewest codes to choose from: they choose first.
         for level in sorted(set(config.levels), key=LEVELS.index, reverse=True):
-            made = _questions(codes, level, sum(sizes.values()), used, config.seed)
+            made = _questions(codes, pools, level, sum(sizes.values()), used, config.seed)
             for split, size in sizes.items():
                 rows += [{"split": split, **row} for row in _numbered(made[:size])]
                 made = made[size:]
@@ -115,7 +116,9 @@ def read_codes(config: Config) -> Iterator[Code]:
             yield Code(code, description, bare[:3], ancestors[-2], ancestors[-1], place)
 
 
-def _questions(codes: list[Code], level: str, count: int, used: set[str], seed: int) -> list[dict[str, Any]]:
+def _questions(
+    codes: list[Code], pools: _Pools, level: str, count: int, used: set[str], seed: int
+) -> list[dict[str, Any]]:
     """`count` questions of a level about codes not asked about before."""
     rng = random.Random(f"icd10cm {seed} {level}")
     order = [code for code in codes if code.code not in used]
@@ -124,7 +127,7 @@ def _questions(codes: list[Code], level: str, count: int, used: set[str], seed: 
     for code in order:
         if len(made) == count:
             break
-        pool = _pool(codes, code, level)
+        pool = pools.of(code, level)
         if len(pool) < 3:
             continue
         used.add(code.code)
@@ -137,16 +140,30 @@ def _questions(codes: list[Code], level: str, count: int, used: set[str], seed: 
     return made
 
 
-def _pool(codes: list[Code], asked: Code, level: str) -> list[Code]:
-    """Codes whose descriptions are wrong answers of this level: never an ancestor or a descendant of the asked one."""
-    others = [c for c in codes if not (c.code.startswith(asked.code) or asked.code.startswith(c.code))]
-    if level == "easy":
-        return [c for c in others if c.chapter != asked.chapter]
-    if level == "medium":
-        return [c for c in others if c.chapter == asked.chapter and c.category != asked.category]
-    same = [c for c in others if c.category == asked.category]
-    near = sorted((c for c in others if c.block == asked.block), key=lambda c: (abs(c.place - asked.place), c.place))
-    return same if len(same) >= 3 else near[:3]
+class _Pools:
+    """Codes whose descriptions are wrong answers of a level: never an ancestor or a descendant of the asked one."""
+
+    def __init__(self, codes: list[Code]) -> None:
+        self.chapters: dict[str, list[Code]] = defaultdict(list)
+        self.blocks: dict[str, list[Code]] = defaultdict(list)
+        for code in codes:
+            self.chapters[code.chapter].append(code)
+            self.blocks[code.block].append(code)
+        self.elsewhere: dict[str, list[Code]] = {
+            chapter: [code for code in codes if code.chapter != chapter] for chapter in self.chapters
+        }
+
+    def of(self, asked: Code, level: str) -> list[Code]:
+        """The pool of one code; fewer than three where there is no question of this level about it."""
+        if level == "easy":
+            return self.elsewhere[asked.chapter]
+        if level == "medium":
+            return [c for c in self.chapters[asked.chapter] if c.category != asked.category]
+        others = [
+            c for c in self.blocks[asked.block] if not (c.code.startswith(asked.code) or asked.code.startswith(c.code))
+        ]
+        same = [c for c in others if c.category == asked.category]
+        return same if len(same) >= 3 else sorted(others, key=lambda c: (abs(c.place - asked.place), c.place))[:3]
 
 
 def _question(asked: Code, wrong: list[Code], level: str, rng: random.Random) -> dict[str, Any]:

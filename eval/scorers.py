@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from typing import Any
 
 from eval.parsing import split_list
@@ -11,10 +12,14 @@ ROUGE = "rouge-score, F1, use_stemmer=False"
 
 
 def rouge(answer: str, gold: str) -> dict[str, float]:
-    """F1 of ROUGE-1, ROUGE-2 and ROUGE-L, and their mean."""
+    """F1 of ROUGE-1, ROUGE-2 and ROUGE-L, and their mean.
+
+    A gold of one word has no pair of words, and ROUGE-2 is 0 even for a right answer: it is left out of the mean.
+    """
     scores = _rouge_scorer().score(gold, answer)
     values = {name: float(scores[name].fmeasure) for name in ("rouge1", "rouge2", "rougeL")}
-    return values | {"rouge_mean": sum(values.values()) / 3}
+    defined = [value for name, value in values.items() if name != "rouge2" or len(_words(gold)) > 1]
+    return values | {"rouge_mean": sum(defined) / len(defined)}
 
 
 def exact(answer: str, gold: str) -> float:
@@ -28,6 +33,11 @@ def list_f1(answer: str, gold: str) -> float:
     if not said or not true:
         return float(said == true)
     return 2 * len(said & true) / (len(said) + len(true))
+
+
+def _words(text: str) -> list[str]:
+    """The words of a text as rouge-score sees them."""
+    return re.findall(r"[a-z0-9]+", text.lower())
 
 
 @functools.cache

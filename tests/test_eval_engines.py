@@ -1,0 +1,110 @@
+"""The transformers engine writes what one prompt at a time writes, and knows when a model has changed."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from eval.engines.transformers import LocalModel, generate
+from medsmith.errors import UserError
+
+CHATS = [
+    [{"role": "user", "content": text}]
+    for text in ("No fever.", "Patient admitted with chest pain. Started on metformin 500 mg daily.", "?")
+]
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_model: Path) -> LocalModel:
+    torch.set_num_threads(1)
+    return LocalModel(tiny_model, device="cpu")
+
+
+def greedy(model: Any, ids: list[int], steps: int, ends: set[int]) -> list[int]:
+    """The most probable token, again and again, without cache or padding."""
+    written: list[int] = []
+    with torch.inference_mode():
+        while len(written) < steps and (not written or written[-1] not in ends):
+            written.append(int(model(torch.tensor([ids + written])).logits[0, -1].argmax()))
+    return written
+
+
+def test_a_padded_batch_writes_what_single_prompts_write(engine: LocalModel) -> None:
+    """Greedy, token for token; padding on the left changes nothing."""
+    encoded = engine.encode(CHATS)
+    replies = engine.write(encoded, 8)
+    for ids, reply in zip(encoded, replies, strict=True):
+        expected = greedy(engine.model, ids, 8, {engine.tokenizer.eos_token_id, engine.tokenizer.pad_token_id})
+        assert reply.text == engine.tokenizer.decode(expected, skip_special_tokens=True)
+        assert (reply.tokens, reply.finish) == (8, "length")
+
+
+def test_writing_stops_at_the_end_of_the_turn(engine: LocalModel) -> None:
+    """With a token that the model does write declared an end, the text stops before it, and says so."""
+    encoded = engine.encode(CHATS)
+    full = greedy(engine.model, encoded[0], 8, set())
+    end = full[3]
+    first = full.index(end)
+    settings = engine.model.generation_config
+    kept = settings.eos_token_id
+    settings.eos_token_id = [end]
+    try:
+        replies = generate(engine.model, engine.tokenizer, encoded, 8)
+    finally:
+        settings.eos_token_id = kept
+    assert replies[0].finish == "stop"
+    assert replies[0].tokens == first + 1
+    assert replies[0].text == engine.tokenizer.decode(full[:first], skip_special_tokens=True)
+
+
+def test_a_models_own_sampling_settings_do_not_count(engine: LocalModel) -> None:
+    """A generation_config that samples and punishes repetition is laid aside, and put back."""
+    encoded = engine.encode(CHATS)
+    expected = engine.write(encoded, 8)
+    settings = engine.model.generation_config
+    settings.update(do_sample=True, temperature=5.0, repetition_penalty=9.0, min_new_tokens=4)
+    try:
+        assert engine.write(encoded, 8) == expected
+        assert engine.model.generation_config is settings
+    finally:
+        settings.update(do_sample=False, temperature=1.0, repetition_penalty=1.0, min_new_tokens=None)
+
+
+def test_the_fingerprint_is_of_contents(tiny_model: Path, tmp_path: Path) -> None:
+    """A copy elsewhere is the same model; one changed weight, template or type is another; a card changes nothing."""
+    copy = tmp_path / "copy"
+    shutil.copytree(tiny_model, copy)
+    first = LocalModel(tiny_model).fingerprint
+    assert LocalModel(copy).fingerprint == first
+    (copy / "README.md").write_text("a card")
+    assert LocalModel(copy).fingerprint == first
+    assert LocalModel(copy, dtype="bfloat16").fingerprint != first
+
+    template = copy / "chat_template.jinja"
+    text = template.read_text()
+    template.write_text(text + " ")
+    assert LocalModel(copy).fingerprint != first
+    template.write_text(text)
+    weights = copy / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    assert LocalModel(copy).fingerprint != first
+
+
+def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
+    """The error names what is missing."""
+    with pytest.raises(UserError, match="no weights"):
+        _ = LocalModel(tmp_path).fingerprint
+
+
+def test_the_prompt_ends_with_the_assistants_opening(engine: LocalModel) -> None:
+    """Rendered once, with no token doubled; the context is the model's."""
+    (ids,) = engine.encode(CHATS[:1])
+    assert engine.decode(ids) == "<|user|>\nNo fever.<|end|>\n<|assistant|>\n"
+    assert engine.context == 256
+    assert engine.tokens_of(["No fever.", ""])[1] == 0
