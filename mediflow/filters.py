@@ -139,7 +139,9 @@ def foreign_share(text: str, words: list[str]) -> float:
     if len(words) < 12:
         return beyond
     counts = Counter(words)
-    foreign = sum(counts[word] for word in FOREIGN)
+    # Two may be a name ("van der Woude").
+    met = FOREIGN & counts.keys()
+    foreign = sum(counts[word] for word in met) if len(met) > 2 else 0
     english = sum(counts[word] for word in ENGLISH)
     return max(beyond, foreign / len(words) if foreign > english else 0.0)
 

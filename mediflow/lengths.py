@@ -51,8 +51,8 @@ def balance_lengths(pairs: Sequence[Instruction], settings: Balance) -> tuple[li
     for number in uneven[:budget]:
         if abs(total) <= settings.tolerance * count or total * heavier <= 0:
             break
-        # A drop that would overshoot further than it mends is passed over for a smaller one.
-        if abs(total - ratios[number]) >= abs(total):
+        # A drop that would tip the balance over is passed by for a smaller one.
+        if abs(ratios[number]) > abs(total) + 1e-9:
             continue
         reasons[number] = "length_balance"
         total -= ratios[number]
