@@ -31,9 +31,10 @@ def run_calls(
     """Call every request that the journal does not hold, once, and return the rows of all by id, in order of the ids.
 
     A row is {id, model, texts | None, usage, attempts, seconds, cost, finish, error | None, final, about, request}. A
-    call that failed has its error in its row; the next run tries it again unless the row is `final`. `follow_up` sees
-    each request with its row, new or from the journal, and may answer with one more request (a repair, say). Equal ids
-    are one call. Ctrl-C cancels the calls in flight; those finished are in the journal.
+    call that failed has its error in its row (`final`: the endpoint refused this very call); the next run makes it
+    again, because what refused may have been mended. `follow_up` sees each request with its row, new or from the
+    journal, and may answer with one more request (a repair, say). Equal ids are one call. Ctrl-C cancels the calls in
+    flight; those finished are in the journal.
 
     Raises:
         UserError: the budget is reached, the teacher refuses all calls (key, model), or it is down.
@@ -58,9 +59,9 @@ def summarise(rows: Iterable[dict[str, Any]]) -> dict[str, Any]:
 
 
 def refuse_silence(rows: Iterable[dict[str, Any]], allowed_share: float) -> None:
-    """UserError where more than a share of the calls have no answer for now: unfinished, the next run mends them."""
+    """UserError where more than a share of the calls have no answer: left unfinished, the next run can mend them."""
     all_rows = list(rows)
-    silent = [row for row in all_rows if row["error"] and not row["final"]]
+    silent = [row for row in all_rows if row["error"]]
     if len(silent) > allowed_share * len(all_rows):
         raise UserError(
             f"{len(silent)} of {len(all_rows)} calls had no answer, the last with: {silent[-1]['error']}; run again to "
@@ -154,7 +155,7 @@ class _Calls:
             return
         self.journal.append(row)
         self.rows[request.id] = row
-        self.failures = self.failures + 1 if row["error"] and not row["final"] else 0
+        self.failures = self.failures + 1 if row["error"] else 0
         if self.failures >= FAILURES_IN_A_ROW:
             self.stop = self.stop or UserError(
                 f"{self.failures} calls in a row failed, the last with: {row['error']}; finished calls are kept: mend "

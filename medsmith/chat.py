@@ -46,7 +46,7 @@ class ChatReply:
 
 
 class ChatError(Exception):
-    """A call failed for good (`final`: the same call can never succeed) or for now, retries included."""
+    """A call failed: the endpoint refused this very call (`final`), or none of its retries got through."""
 
     def __init__(self, message: str, *, final: bool = False, attempts: int = 1, cost: float = 0.0) -> None:
         """`attempts` requests were sent, which cost at most `cost`."""

@@ -17,7 +17,7 @@ SYNC_EVERY = 64
 
 
 class Journal:
-    """An append-only file of rows {id, …, error, final}; the last row of an id counts.
+    """An append-only file of rows {id, …, error}; the last row of an id counts.
 
     Opening it truncates a torn last line (the process was killed while it wrote) and counts it in `torn`.
     Only one process may hold a journal; the lock of the run folder sees to that.
@@ -44,8 +44,8 @@ class Journal:
             raise
 
     def done(self) -> dict[str, dict[str, Any]]:
-        """The rows that need no further call, by id: answered, or refused for good."""
-        return {key: row for key, row in self.rows.items() if row.get("final", True)}
+        """The rows that were answered and need no further call, by id."""
+        return {key: row for key, row in self.rows.items() if not row.get("error")}
 
     def append(self, row: dict[str, Any]) -> None:
         """Write one row with one system call, so that no other row can come between and no half row stays behind."""

@@ -11,6 +11,8 @@ medsmith.openai_chat and nowhere else; a caller that wants a call repaired gives
 
 from __future__ import annotations
 
+import importlib.util
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -21,6 +23,7 @@ from pydantic import Field, model_validator
 from medsmith.calls import refuse_silence, run_calls, summarise
 from medsmith.chat import ChatError, ChatModel, ChatReply, ChatRequest, FakeChat, Message, chat_request
 from medsmith.config import Block, execution
+from medsmith.errors import UserError
 from medsmith.journal import Journal
 
 __all__ = [
@@ -59,13 +62,18 @@ class BudgetConfig(Block):
 
 
 class TeacherConfig(Block):
-    """A chat model: an address, or a command that starts a local server. Only model and serve bear identity."""
+    """A chat model: an address, or a command that starts a local server. Model, serve and extra_body bear identity."""
 
     model: str = Field("simulated", description="the model's name at the endpoint")
     serve: str | None = Field(
         None,
         description="a command that starts a local OpenAI-compatible server, e.g. 'python -m mediflow.teacher --port "
         '0\'; its first line on stdout is {"base_url": …} and it exits when its stdin closes',
+    )
+    extra_body: dict[str, Any] = Field(
+        default_factory=dict,
+        description="put into every request as it stands, e.g. {chat_template_kwargs: {enable_thinking: false}}; "
+        "null takes one of ours out, e.g. {max_tokens: null, max_completion_tokens: 4096}",
     )
     base_url: str | None = execution(None, "an OpenAI-compatible endpoint, e.g. http://127.0.0.1:8000/v1")
     api_key_env: str | None = execution(None, "the environment variable that holds the key; a local server needs none")
@@ -99,7 +107,8 @@ class TeacherConfig(Block):
 
     def request(self, messages: Sequence[Message], **settings: Any) -> ChatRequest:
         """A request to this teacher; see `chat_request`."""
-        return chat_request(f"{self.model} {self.serve}" if self.serve else self.model, messages, **settings)
+        extra = json.dumps(self.extra_body, sort_keys=True) if self.extra_body else None
+        return chat_request(" ".join(filter(None, (self.model, self.serve, extra))), messages, **settings)
 
 
 @contextmanager
@@ -112,6 +121,8 @@ def open_teacher(config: TeacherConfig, *, credentialed: bool = False) -> Iterat
     from medsmith.openai_chat import OpenAIChat
     from medsmith.serve import local_server
 
+    if importlib.util.find_spec("openai") is None:
+        raise UserError("a teacher needs the package openai; install medsmith with its extra: 'medsmith[generate]'")
     if config.serve is None:
         assert config.base_url is not None, "the validator asks for one of base_url and serve"
         chat = OpenAIChat(config.base_url, config)

@@ -206,7 +206,10 @@ class OpenAIChat:
         if request.response_schema is not None:
             schema = {"name": "answer", "schema": request.response_schema, "strict": True}
             body["response_format"] = {"type": "json_schema", "json_schema": schema}
-        return body
+        extra = self.config.extra_body
+        body = {name: value for name, value in body.items() if name not in extra}
+        # Through extra_body, for the client refuses fields that it does not know.
+        return {**body, "extra_body": {name: value for name, value in extra.items() if value is not None}}
 
     def _refusal(self, status: int, headers: Mapping[str, str], text: str) -> _Failure:
         said = f"HTTP {status}: {' '.join(text.split())[:300]}"

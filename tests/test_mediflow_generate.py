@@ -154,7 +154,7 @@ def test_json_outputs_fit_the_schema_of_the_task(tmp_path: Path) -> None:
 
 def test_nothing_vanishes(tmp_path: Path) -> None:
     """Good, repeated, torn and useless replies and a refused call: every call and example is a row or has a reason."""
-    config = settings(tmp_path / "out", instructions=4, weights=PLAIN, repair=False)
+    config = settings(tmp_path / "out", instructions=4, weights=PLAIN, repair=False, allow_failed=0.5)
     chat = FakeChat(
         [
             GOOD.format("One.", example("a") + example("a")),

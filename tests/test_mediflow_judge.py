@@ -119,7 +119,9 @@ def test_a_missing_score_stays_null(generated: Path) -> None:
 
 def test_a_call_without_answer_has_no_score(generated: Path) -> None:
     """A refused call counts as all of its samples failed, with the reason."""
-    folder, rows = make(generated, FakeChat([ChatError("HTTP 400", final=True), verdict(), verdict()]))
+    folder, rows = make(
+        generated, FakeChat([ChatError("HTTP 400", final=True), verdict(), verdict()]), allow_failed=0.5
+    )
     assert sorted(row["failed"] for row in rows) == [0, 2]
     assert {row["reason"] for row in read_jsonl(folder / "failed.jsonl")} == {"no answer: HTTP 400"}
 

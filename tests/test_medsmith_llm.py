@@ -7,6 +7,9 @@ import json
 import os
 import random
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -137,7 +140,7 @@ def test_attempts_are_bounded(fault: Any, said: str) -> None:
 
 
 def test_a_bad_request_is_not_tried_again() -> None:
-    """400 is final after one attempt, in this run and the next; 500 is called again by the next run."""
+    """400 is final after one attempt, and so is a redirect: prompts and key go nowhere else."""
     config = teacher(max_retries=0)
     endpoint = Endpoint(config, [refused(400), refused(500)])
     with pytest.raises(ChatError) as failure:
@@ -148,22 +151,27 @@ def test_a_bad_request_is_not_tried_again() -> None:
         asyncio.run(redirect.chat.complete(ask(config, 1)[0]))
 
 
-def test_failures_for_now_are_called_again_and_final_ones_are_not(tmp_path: Path) -> None:
-    """Of an answer, a final failure and a passing one, the next run calls only the last."""
+def test_what_failed_is_called_again_by_the_next_run(tmp_path: Path) -> None:
+    """Of an answer, a refused call and a passing failure, the next run calls the last two and keeps the first."""
     config = teacher()
     requests = ask(config, 3)
     first = FakeChat(["a", ChatError("bad", final=True), ChatError("down")])
     with Journal(tmp_path / "j.jsonl") as journal:
         rows = run_calls(requests, first, journal, 1, "test")
-    assert [rows[r.id]["error"] for r in requests] == [None, "bad", "down"]
+    assert [(rows[r.id]["error"], rows[r.id]["final"]) for r in requests] == [
+        (None, True),
+        ("bad", True),
+        ("down", False),
+    ]
     assert summarise(rows.values())["failed"] == 2
-    with pytest.raises(UserError, match="1 of 3 calls had no answer, the last with: down"):
-        refuse_silence(rows.values(), 0.3)
-    second = FakeChat(["c"])
+    with pytest.raises(UserError, match="2 of 3 calls had no answer, the last with"):
+        refuse_silence(rows.values(), 0.6)
+    refuse_silence(rows.values(), 0.7)
+    second = FakeChat(["b", "c"])
     with Journal(tmp_path / "j.jsonl") as journal:
         rows = run_calls(requests, second, journal, 1, "test")
-    assert [r.id for r in second.requests] == [requests[2].id]
-    assert [rows[r.id]["texts"] for r in requests] == [["a"], None, ["c"]]
+    assert [r.id for r in second.requests] == [requests[1].id, requests[2].id]
+    assert [rows[r.id]["texts"] for r in requests] == [["a"], ["b"], ["c"]]
 
 
 def test_a_refused_key_stops_the_run_and_is_never_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,6 +216,22 @@ def test_a_schema_becomes_a_response_format() -> None:
     assert body["response_format"]["json_schema"]["schema"] == schema
     asyncio.run(endpoint.chat.complete(ask(config, 1)[0]))
     assert "response_format" not in json.loads(endpoint.requests[1].content)
+
+
+def test_what_an_endpoint_wants_besides_is_sent_as_it_stands() -> None:
+    """Fields of extra_body are added, null takes one of ours out, and the id changes with them."""
+    config = teacher(extra_body={"max_tokens": None, "max_completion_tokens": 9, "own": {"a": 1}})
+    endpoint = Endpoint(config)
+    [request] = ask(config, 1)
+    asyncio.run(endpoint.chat.complete(request))
+    body = json.loads(endpoint.requests[0].content)
+    assert {name: body.get(name) for name in ("max_tokens", "max_completion_tokens", "own")} == {
+        "max_tokens": None,
+        "max_completion_tokens": 9,
+        "own": {"a": 1},
+    }
+    assert "max_tokens" not in body
+    assert request.id != ask(teacher(), 1)[0].id
 
 
 def test_the_id_holds_all_that_bears_on_the_answer() -> None:
@@ -465,6 +489,32 @@ def test_a_served_teacher_lives_as_long_as_the_block() -> None:
         os.kill(process, 0)
 
 
+def test_a_served_teacher_dies_with_a_killed_run() -> None:
+    """kill -9 of the run: the server notices that its stdin closed, and is gone."""
+    child = "import json,os,sys; print(json.dumps({'base_url': f'http://127.0.0.1:{os.getpid()}/v1'}), flush=True)"
+    code = (
+        "import sys, time\nfrom medsmith.llm import TeacherConfig, open_teacher\n"
+        "with open_teacher(TeacherConfig(serve=sys.argv[1])) as chat:\n"
+        "    print(chat.base_url, flush=True)\n"
+        "    time.sleep(60)"
+    )
+    serve = f'python -c "{child}; sys.stdin.read()"'
+    with subprocess.Popen([sys.executable, "-c", code, serve], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        process = int(parent.stdout.readline().split(":")[2].split("/")[0])
+        os.kill(process, 0)
+        parent.kill()
+    for _ in range(200):
+        try:
+            # A dead child of a dead parent may wait to be reaped by init; a zombie holds nothing.
+            if Path(f"/proc/{process}/stat").read_text().split()[2] == "Z":
+                return
+        except FileNotFoundError:
+            return
+        time.sleep(0.02)
+    raise AssertionError("the server is still there")
+
+
 @pytest.mark.parametrize(
     ("serve", "said"),
     [
@@ -500,4 +550,4 @@ def test_settings_that_cannot_work_are_refused(settings: dict[str, Any], said: s
 
 def test_how_calls_are_made_bears_no_identity() -> None:
     """Only the model and the server's command say what comes out."""
-    assert identity(teacher(concurrency=3)) == {"model": "m", "serve": None}  # type: ignore[arg-type]
+    assert identity(teacher(concurrency=3)) == {"model": "m", "serve": None, "extra_body": {}}  # type: ignore[arg-type]
