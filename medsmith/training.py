@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from medsmith.errors import UserError
-from medsmith.models import set_threads
 from medsmith.progress import Bar
 from medsmith.records import read_jsonl, write_jsonl
 from medsmith.run import Run
@@ -60,6 +59,8 @@ def trainer_arguments(
     """
     import datasets
     import transformers
+
+    from medsmith.models import set_threads
 
     _check(cls, block)
     set_threads(threads)
@@ -190,6 +191,13 @@ class _Metrics:
         self.rows.append(row)
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
+
+
+def log_row(this: Run, training: str, step: int, **values: Any) -> None:
+    """Put one more row into log/metrics.jsonl, in the place of an earlier one of the same training and step."""
+    path = this.folder / "log" / "metrics.jsonl"
+    others = [row for row in _whole_rows(path) if (row["training"], row["step"]) != (training, step)]
+    write_jsonl(path, [*others, {"training": training, "step": step, **values}])
 
 
 def _whole_rows(path: Path) -> list[dict[str, Any]]:
