@@ -141,7 +141,7 @@ def draw_lineage(drawing: Drawing, details: dict[str, str]) -> Markup:
 
 
 def heat_class(change: dict[str, Any] | None, reach: float) -> str:
-    """The colour step of a perplexity's change: h-5 (much lower) … h0 (none, or noise) … h5; `reach` is the strongest."""
+    """The colour step of a change of perplexity: h-5 (much lower) … h0 (noise) … h5; `reach` is the strongest one."""
     if change is None or change["mark"] == "noise":
         return "h0"
     strength = abs(math.log1p(change["value"])) / (reach or 1.0)

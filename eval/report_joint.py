@@ -47,8 +47,11 @@ class Joint:
         """The value of `function` of the table with its interval; it must work along leading axes."""
         value = float(function(self.observed))
         draws = np.asarray(function(self.draws), dtype=float)
-        low, high = np.nanpercentile(draws, [2.5, 97.5]) if np.isfinite(draws).any() else (math.nan, math.nan)
-        return Contrast(value, float(low), float(high), normal_p(value, float(np.nanstd(draws))))
+        draws = draws[np.isfinite(draws)]
+        if not draws.size:
+            return Contrast(value, math.nan, math.nan, 1.0)
+        low, high = np.percentile(draws, [2.5, 97.5])
+        return Contrast(value, float(low), float(high), normal_p(value, float(draws.std())))
 
     def row(self, model: str) -> int:
         """The place of a model in the table."""

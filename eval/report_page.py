@@ -94,6 +94,7 @@ def render_page(table: dict[str, Any], extras: dict[str, Any]) -> str:
         "symbols": WEAK,
         "stages": STAGE_NAMES,
         "metrics": METRICS,
+        "by_chance": 100 * (1 - 0.95 ** len(table["findings"])),
         "heat": lambda cell: heat_class(cell.get("change"), reach),
         "style": Markup((Path(__file__).parent / "report.css").read_text(encoding="utf-8")),
         **extras,
@@ -183,9 +184,14 @@ def _perplexity_lines(table: dict[str, Any]) -> list[str]:
 
 def _finding_lines(findings: Sequence[dict[str, Any]]) -> list[str]:
     body = [
-        [finding["claim"], f"{VERDICTS[finding['verdict']]} {finding['verdict']}", effect(finding) or finding["note"], finding["paper"]]
+        [
+            finding["claim"],
+            f"{VERDICTS[finding['verdict']]} {finding['verdict']}",
+            effect(finding) or finding["note"],
+            finding["paper"],
+        ]
         for finding in findings
-    ]  # fmt: skip
+    ]
     return _lines(["finding", "verdict", "here", "in the paper"], body)
 
 
