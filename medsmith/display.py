@@ -100,3 +100,10 @@ def describe(state: dict[str, Any]) -> str:
             left = (total - done) / rate
             words.append(f"{left:.0f} s left" if left < 120 else f"{left / 60:.0f} min left")
     return ", ".join(filter(None, [*words, state["note"]]))
+
+
+def count_words(counts: dict[str, int], most: int = 6) -> str:
+    """A run's counts in words, the first of them where there are many."""
+    words = [f"{value} {name}" for name, value in counts.items()]
+    more = [f"and {len(words) - most} more"] if len(words) > most else []
+    return ", ".join([*words[:most], *more])

@@ -9,7 +9,7 @@ from typing import Any
 
 from medsmith import run
 from medsmith.digests import RECORD, STARTED
-from medsmith.display import describe
+from medsmith.display import count_words, describe
 from medsmith.errors import UserError
 from medsmith.pipeline import Pipeline, load_pipeline
 from medsmith.progress import read_progress
@@ -88,7 +88,7 @@ def _row(name: str, folder: Path, standing: Standing) -> tuple[str, ...]:
 
 def _cells(name: str, folder: Path, state: str, record: dict[str, Any] | None, reasons: list[str]) -> tuple[str, ...]:
     seconds = f"{record['seconds']:.1f}" if record else ""
-    counts = ", ".join(f"{value} {key}" for key, value in record["counts"].items()) if record else ""
+    counts = count_words(record["counts"], most=4) if record else ""
     progress = read_progress(folder / "log" / "progress.json") if state == "running" else None
     remark = f"{progress['description']}: {describe(progress)}" if progress else "; ".join(reasons[:2])
     return name, state, seconds, counts, remark

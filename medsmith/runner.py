@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 from filelock import FileLock, Timeout
 
 from medsmith import machine, progress, run
-from medsmith.display import Display, open_display
+from medsmith.display import Display, count_words, open_display
 from medsmith.errors import UserError
 from medsmith.pipeline import Pipeline, Step
 from medsmith.records import write_json
@@ -225,7 +225,7 @@ def _end(work: _Work, job: Job) -> None:
     if code == 0 and record is not None:
         assert record["key"] == job.key, f"{step.name}: the step's identity is not the one that the runner asked for"
         work.built.append(step.name)
-        counts = ", ".join(f"{value} {name}" for name, value in record["counts"].items())
+        counts = count_words(record["counts"])
         work.display.say(f"{step.name}: finished in {seconds:.1f} s{' (' + counts + ')' if counts else ''}")
     elif work.signals:
         work.display.say(f"{step.name}: stopped after {seconds:.0f} s")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from medsmith import progress
-from medsmith.display import Plain, describe
+from medsmith.display import Plain, count_words, describe
 from medsmith.progress import Bar, read_progress, track
 
 
@@ -125,3 +125,10 @@ def test_the_terminal_shows_steps_above_and_runs_below() -> None:
     assert "train: started (setting a: '[red]' -> '[b]')" in text
     for part in ("12 s", "[x] tuning", "5/10 steps, 2.0/s, 2 s left, loss 1.5", "eval", "starting", "3 of 7 steps"):
         assert part in text
+
+
+def test_many_counts_are_cut_short() -> None:
+    """A line of the log has the first counts and how many more there are."""
+    assert count_words({"rows": 3, "dropped": 0}) == "3 rows, 0 dropped"
+    assert count_words(dict.fromkeys("abcd", 1), most=2) == "1 a, 1 b, and 2 more"
+    assert count_words({}) == ""
