@@ -49,7 +49,7 @@ def load_model(ref: str | Path, dtype: str = "float32", device: str = "auto") ->
     model = AutoModelForCausalLM.from_pretrained(name, revision=revision, dtype=getattr(torch, dtype))
     for tensor_name, tensor in model.named_parameters():
         if not torch.isfinite(tensor).all():
-            raise UserError(f"{ref}: the weights '{tensor_name}' are not all finite; the model is broken, make it again")
+            raise UserError(f"{ref}: the weights '{tensor_name}' are not all finite; make the model again")
     return model.to(choose_device(device)).eval()
 
 
