@@ -277,6 +277,7 @@ def _write(folder: Path, calls: list[Call], outcomes: list[Outcome]) -> dict[str
     write_jsonl(folder / "facts.jsonl", ({"facts_id": key, "facts": facts[key]} for key in sorted(facts)))
     return {
         "calls": len(calls),
+        "examples_asked": sum(len(call.facts) for call in calls),
         "calls_parsed": parsed,
         "calls_failed": lost,
         "examples": found,

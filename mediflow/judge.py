@@ -209,7 +209,7 @@ def _write(folder: Path, config: Config, judged: dict[str, Judgement]) -> dict[s
         (
             {
                 "instruction_id": key,
-                **mean_scores(judged[key].samples),
+                "mean": mean_scores(judged[key].samples),
                 "samples": judged[key].samples,
                 "failed": len(judged[key].failed),
             }

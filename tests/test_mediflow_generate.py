@@ -166,6 +166,7 @@ def test_nothing_vanishes(tmp_path: Path) -> None:
     counts = make(config, chat)
     assert counts == {
         "calls": 4,
+        "examples_asked": 8,
         "calls_parsed": 2,
         "calls_failed": 2,
         "examples": 4,

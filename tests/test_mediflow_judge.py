@@ -49,7 +49,7 @@ def test_a_score_is_the_mean_of_its_samples(generated: Path) -> None:
     assert [row["instruction_id"] for row in rows] == sorted(
         {row["instruction_id"] for row in read_jsonl(generated / "instructions.jsonl")}
     )
-    scores = [[row[name] for name in CRITERIA] for row in rows]
+    scores = [[row["mean"][name] for name in CRITERIA] for row in rows]
     assert sorted(scores) == [[2.5] * 5, [2.5, 4, 4, 4, 4]]
     assert all(row["failed"] == 0 and len(row["samples"]) == 2 for row in rows)
     counts = read_json(folder / "run.json")["counts"]
@@ -100,7 +100,7 @@ def test_broken_samples_are_asked_for_once_more(generated: Path) -> None:
     [repair] = [request for request in chat.requests if len(request.messages) == 4]
     assert (repair.n, repair.messages[2]["content"]) == (1, "oops")
     assert "not valid JSON" in repair.messages[3]["content"]
-    assert sorted(row["quality"] for row in rows) == [3.0, 3.0]
+    assert sorted(row["mean"]["quality"] for row in rows) == [3.0, 3.0]
     assert [row["failed"] for row in rows] == [0, 0]
 
 
@@ -108,7 +108,7 @@ def test_a_missing_score_stays_null(generated: Path) -> None:
     """Where no sample can be read, even after repair, all means are null, and the texts are in failed.jsonl."""
     chat = FakeChat(["a", "b", verdict(3), verdict(3), "c", "d"])
     folder, rows = make(generated, chat)
-    assert sorted([row["quality"] is None, row["failed"], row["samples"] == []] for row in rows) == [
+    assert sorted([row["mean"]["quality"] is None, row["failed"], row["samples"] == []] for row in rows) == [
         [False, 0, False],
         [True, 2, True],
     ]
