@@ -41,7 +41,7 @@ def load_blocklists(paths: Sequence[Path], min_words: int) -> Blocklist:
     """Every distinct text of at least `min_words` words in files or, recursively, folders.
 
     An item (a row) whose texts are all shorter is looked for as one text: a premise with its hypothesis, say. A
-    benchmark is named by its file, or by its folder: that given, or the first one below it.
+    benchmark is named by its file, or by its folder below the one given.
 
     Raises:
         UserError: nothing there, an unreadable file, or no text of that length (a silent blocklist blocks nothing).
@@ -62,7 +62,7 @@ def load_blocklists(paths: Sequence[Path], min_words: int) -> Blocklist:
         if len(found) == before:
             raise UserError(
                 f"blocklist {path}: no new text of {min_words} words or more ({', '.join(FORMATS)} are read); give the "
-                " benchmark's files, or lower decontamination.min_words"
+                "benchmark's files, or lower decontamination.min_words"
             )
     return Blocklist(list(found.values()), dict(unprotected))
 
@@ -74,7 +74,7 @@ def _items(path: Path) -> Iterator[tuple[str, str, list[tuple[str, str]]]]:
     files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if _is_benchmark(file, path))
     for file in files:
         inner = file.relative_to(path).parts if path.is_dir() else ()
-        benchmark = inner[0] if len(inner) > 1 else path.name if inner else file.stem
+        benchmark = inner[0] if len(inner) > 1 else file.stem
         try:
             for number, row in enumerate(_rows(file), 1):
                 yield benchmark, f"{'/'.join(inner) or file.name}:{number}", list(_strings("", row))

@@ -270,7 +270,7 @@ def test_the_command_writes_a_whole_data_set_byte_for_byte_again(tmp_path: Path)
     for path in files:
         assert path.read_bytes() == (two / path.relative_to(one)).read_bytes(), path.name
     row = dropped.filter(polars.col("reason") == "contaminated").row(0, named=True)
-    assert (row["id"], row["of"], row["similarity"]) == ("0011", "nli/test.jsonl:1:sentence1", 1.0)
+    assert (row["id"], row["of"], row["similarity"]) == ("0011", "test/test.jsonl:1:sentence1", 1.0)
     assert record["facts"]["licences"] == {"synthetic": "CDLA-Permissive-2.0"} and record["facts"]["simulated"] is True
 
 
@@ -281,7 +281,7 @@ def test_card_and_page_say_what_was_done(tmp_path: Path) -> None:
     values = yaml.safe_load(header)
     assert values["license"] == "cdla-permissive-2.0" and "simulated" in values["tags"]
     assert values["configs"][0]["data_files"][0]["path"] == "data/train-*.parquet"
-    assert "**Simulated.**" in body and "| nli | 1 | 1 | 0 | 0 | 0 |" in body
+    assert "**Simulated.**" in body and "| test | 1 | 1 | 0 | 0 | 0 |" in body
     page = (folder / "report.html").read_text()
     assert "A &lt;b&gt; set" in page and "<b> set" not in page
     assert not re.search(r"https?://|<script|src=", page)
