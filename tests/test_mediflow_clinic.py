@@ -211,3 +211,15 @@ def test_induced_errors_always_differ() -> None:
         for output in ("left", "metformin 500 mg", "ENTAILMENT", "3", '{"answer": "yes"}'):
             request = {"kind": "induce_error", "instruction": "x", "input": "y", "output": output, "error_type": error}
             assert reply(request, number).strip() != output
+
+
+def test_a_flaw_in_a_json_answer_keeps_its_keys_and_types() -> None:
+    """A rejected answer must be wrong in content, not in format: a model would learn the format alone."""
+    good = {"relations": [{"drug": "metformin", "disease": "gout"}], "sentence": 3, "label": "NEUTRAL"}
+    for number, error in enumerate(("brevity", "over-verbosity", "factual inaccuracy", "spelling errors") * 5):
+        request = {"kind": "induce_error", "output": json.dumps(good), "error_type": error}
+        flawed = json.loads(reply(request, number))
+        assert flawed != good
+        assert flawed.keys() == good.keys()
+        assert isinstance(flawed["sentence"], int)
+        assert flawed["label"] in {"ENTAILMENT", "NEUTRAL", "CONTRADICTION"}

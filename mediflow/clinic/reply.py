@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from mediflow.clinic.answers import ask
+from mediflow.clinic.answers import LABELS, ask
 from mediflow.clinic.documents import write_note
 from mediflow.clinic.knowledge import load_knowledge
 from mediflow.clinic.patients import patient_from_facts
@@ -76,6 +76,35 @@ def _judge(request: dict[str, Any], rng: random.Random) -> str:
 
 def _induce_error(request: dict[str, Any], rng: random.Random) -> str:
     output, kind = request["output"], request["error_type"].lower().replace("-", " ").replace("_", " ")
+    try:
+        value = json.loads(output)
+    except json.JSONDecodeError:
+        return _flaw(output, kind, rng)
+    if not isinstance(value, dict | list):
+        return _flaw(output, kind, rng)
+    return json.dumps(_flaw_within(value, kind, rng), ensure_ascii=False)
+
+
+def _flaw_within(value: Any, kind: str, rng: random.Random) -> Any:
+    """The same JSON with one leaf made wrong: its keys and types stay, as a careful flaw would leave them."""
+    if isinstance(value, dict) and value:
+        key = rng.choice(sorted(value))
+        return value | {key: _flaw_within(value[key], kind, rng)}
+    if isinstance(value, list):
+        if len(value) > 1 and any(word in kind for word in ("brevity", "partial", "unbalanced")):
+            return value[:-1]
+        if not value:
+            return ["fever"]
+        at = rng.randrange(len(value))
+        return [*value[:at], _flaw_within(value[at], kind, rng), *value[at + 1 :]]
+    if isinstance(value, int):
+        return value + rng.randint(1, 3)
+    if value in LABELS:
+        return rng.choice([label for label in LABELS if label != value])
+    return _flaw(str(value), kind, rng)
+
+
+def _flaw(output: str, kind: str, rng: random.Random) -> str:
     for name, change in CHANGES.items():
         if name in kind:
             changed = change(output, rng)
