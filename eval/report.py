@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import Field
 
-from eval.report_costs import read_costs, read_curves
+from eval.report_costs import by_command, read_costs, read_curves
 from eval.report_figures import draw_curve, draw_lineage
 from eval.report_findings import Chain, find
 from eval.report_inputs import Entry, Model, find_runs, load_models
@@ -77,10 +77,9 @@ def gather(models: Sequence[Model], chain: Chain, table: dict[str, Any], runs: S
         "samples": choose_samples(chain.way(), benchmarks),
         "way": [model.name for model in chain.way()],
         "costs": costs,
-        "most_cpu": max((row["cpu_seconds"] for row in costs), default=0) or 1,
+        "commands": by_command(costs),
         "licences": _licences(models),
         "versions": _versions(models),
-        "recipe": _recipe(final),
     }
 
 
@@ -121,14 +120,6 @@ def _versions(models: Sequence[Model]) -> dict[str, str]:
         for record in (model.record, model.evaluation):
             found |= (record or {}).get("versions") or {}
     return dict(sorted(found.items()))
-
-
-def _recipe(model: Model) -> dict[str, int]:
-    """How many runs of each command stand behind a model, in order of making."""
-    counts: dict[str, int] = {}
-    for entry in model.record["ancestry"] if model.record else []:
-        counts[entry["command"]] = counts.get(entry["command"], 0) + 1
-    return counts
 
 
 if __name__ == "__main__":

@@ -24,6 +24,25 @@ def read_costs(runs: Sequence[tuple[Path, dict[str, Any]]]) -> list[dict[str, An
     ]
 
 
+def by_command(costs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The costs summed over the steps of each command, dearest first; the highest memory of any of them."""
+    commands: dict[str, list[dict[str, Any]]] = {}
+    for row in costs:
+        commands.setdefault(row["command"], []).append(row)
+    summed = [
+        {
+            "command": command,
+            "steps": len(rows),
+            "seconds": sum(row["seconds"] for row in rows),
+            "cpu_seconds": sum(row["cpu_seconds"] for row in rows),
+            "peak_memory_bytes": max(row["peak_memory_bytes"] for row in rows),
+            "tokens": sum(row["tokens"] or 0 for row in rows) or None,
+        }
+        for command, rows in commands.items()
+    ]
+    return sorted(summed, key=lambda row: (-row["cpu_seconds"], row["command"]))
+
+
 def count_tokens(folder: Path) -> int | None:
     """Tokens trained on, of a training; tokens in and out, of a teacher; tokens scored, of an evaluation."""
     trained = [curve["tokens"] for curve in read_curves(folder)]

@@ -12,7 +12,7 @@ from eval.report_lineage import NODE_HEIGHT, NODE_WIDTH, Drawing
 
 POINTS = 160
 """A curve of more steps is drawn by the means of so many stretches."""
-WEAK = {"gain": "▲", "weak gain": "△", "noise": "○", "weak loss": "▽", "loss": "▼"}
+SYMBOLS = {"gain": "▲", "weak gain": "△", "noise": "○", "weak loss": "▽", "loss": "▼"}
 
 
 def signed(value: float, digits: int = 1) -> str:
@@ -26,7 +26,7 @@ def draw_averages(table: dict[str, Any]) -> Markup:
     rows = [row for row in table["models"] if row["average"]]
     if not rows:
         return Markup("")
-    left, right, top, step, width = 196, 236, 30, 30, 1000
+    left, right, top, step, width = 190, 306, 30, 28, 1120
     low = min(row["average"]["low"] for row in rows)
     high = max(row["average"]["high"] for row in rows)
     scale = _Scale(low, high, left, width - right)
@@ -39,18 +39,16 @@ def draw_averages(table: dict[str, Any]) -> Markup:
     for number, row in enumerate(rows):
         y = top + step * number + step / 2
         parts.append(_whisker(row["average"], scale, y, row["stage"]))
-        parts.append(
-            f'<text class="label" x="{left - 16}" y="{y + 5:.1f}" text-anchor="end">{escape(row["name"])}</text>'
-        )
-        parts.append(
-            f'<text class="value" x="{width - right + 66}" y="{y + 5:.1f}">{_percent(row["average"]["value"])}</text>'
-        )
+        parts.append(_text("label", left - 16, y, row["name"], "end"))
+        parts.append(_text("value", width - right + 62, y, f"{100 * row['average']['value']:.1f}", "end"))
         if "gain" in row:
-            mark = row["gain"]["mark"]
-            text = f"{WEAK[mark]} {signed(100 * row['gain']['value'])}"
-            extent = f"({signed(100 * row['gain']['low'])} to {signed(100 * row['gain']['high'])})"
-            parts.append(f'<text class="m-{_css(mark)}" x="{width - right + 116}" y="{y + 5:.1f}">{text}</text>')
-            parts.append(f'<text class="faint" x="{width}" y="{y + 5:.1f}" text-anchor="end">{extent}</text>')
+            value, low, high = (signed(100 * row["gain"][key]) for key in ("value", "low", "high"))
+            parts.append(
+                _text(
+                    f"m-{_css(row['gain']['mark'])}", width - right + 96, y, f"{SYMBOLS[row['gain']['mark']]} {value}"
+                )
+            )
+            parts.append(_text("faint", width, y, f"({low} to {high})", "end"))
     return _svg(width, height, parts, "Average score of every model with its interval", "averages")
 
 
@@ -84,7 +82,7 @@ def draw_curve(curve: dict[str, Any], title: str, stage: str) -> Markup:
     """Loss by step of one training; evaluations as circles."""
     points = thin(curve["points"])
     every = [*points, *curve["checks"]]
-    width, height, left, bottom, top = 300, 168, 40, 24, 30
+    width, height, left, bottom, top = 300, 180, 40, 24, 44
     across = _Scale(0, max(step for step, _ in every), left, width - 10, pad=0)
     losses = [loss for _, loss in every]
     upward = _Scale(min(losses), max(losses), height - bottom, top)
@@ -97,12 +95,12 @@ def draw_curve(curve: dict[str, Any], title: str, stage: str) -> Markup:
         f'<text class="tick" x="{across(tick):.1f}" y="{height - 6}" text-anchor="middle">{tick:g}</text>'
         for tick in across.ticks(4)
     ]
-    parts.append(f'<text class="label" x="{left}" y="15">{escape(title)}</text>')
+    parts.append(f'<text class="label" x="4" y="15">{escape(_short(title, 36))}</text>')
     if len(points) > 1:
         line = " ".join(f"{across(step):.1f},{upward(loss):.1f}" for step, loss in points)
         parts.append(f'<polyline class="curve s-{stage}" points="{line}"/>')
         last = f"{points[0][1]:.2f} → {points[-1][1]:.2f}"
-        parts.append(f'<text class="faint" x="{width - 10}" y="15" text-anchor="end">{last}</text>')
+        parts.append(f'<text class="faint" x="4" y="32">{last}</text>')
     parts += [
         f'<circle class="check s-{stage}" cx="{across(step):.1f}" cy="{upward(loss):.1f}" r="3"/>'
         for step, loss in curve["checks"]
@@ -133,7 +131,7 @@ def draw_lineage(drawing: Drawing, details: dict[str, str]) -> Markup:
         parts.append(
             f'<g class="node r-{_css(room)}"><title>{escape(details.get(node.key, node.name))}</title>'
             f'<rect x="{x:.1f}" y="{y:.1f}" width="{NODE_WIDTH:.0f}" height="{NODE_HEIGHT:.0f}" rx="7"/>'
-            f'<text class="name" x="{node.x:.1f}" y="{node.y - 3:.1f}">{escape(_short(node.name, 18))}</text>'
+            f'<text class="name" x="{node.x:.1f}" y="{node.y - 3:.1f}">{escape(_short(node.name, 19))}</text>'
             f'<text class="command" x="{node.x:.1f}" y="{node.y + 13:.1f}">{escape(_short(node.command, 22))}</text>'
             "</g>"
         )
@@ -213,8 +211,8 @@ def _svg(width: float, height: float, parts: Sequence[str], label: str, kind: st
     return Markup(head + "".join(parts) + "</svg>")
 
 
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f}"
+def _text(kind: str, x: float, y: float, text: str, anchor: str = "start") -> str:
+    return f'<text class="{kind}" x="{x:.1f}" y="{y + 5:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
 
 
 def _short(text: str, length: int) -> str:

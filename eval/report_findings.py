@@ -223,13 +223,14 @@ def _merge_even(chain: Chain, table: dict[str, Any]) -> Finding:
     spread = unevenness(gains)
     median = float(np.median(spread[places]))
     counted = datasets_gained(gains)
+    more_sets = _directional(contrast.low, contrast.high, 1)
     detail = [
         {"label": joint.models[row], "value": float(counted[row]), "cv": _finite(float(spread[row]))}
         for row in [own, *places]
     ]
     return Finding(
         **_head(finding),
-        verdict=_directional(contrast.low, contrast.high, 1),
+        verdict=PARTLY if more_sets == HOLDS and not spread[own] < median else more_sets,
         unit="data sets",
         measure=f"#DG of {chain.merge.name} minus the mean #DG of the experts (data sets, of {len(joint.benchmarks)})",
         value=contrast.value,

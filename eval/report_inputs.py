@@ -125,7 +125,7 @@ def find_runs(folders: Sequence[Path]) -> list[tuple[Path, dict[str, Any]]]:
             continue
         found[record["key"]] = (place, record)
         waiting += [Path(text) for text in record["inputs"].values() if Path(text).exists()]
-    return sorted(found.values(), key=lambda item: (len(item[1]["ancestry"]), item[1]["command"], str(item[0])))
+    return sorted(found.values(), key=lambda item: (item[1]["started"], len(item[1]["ancestry"]), str(item[0])))
 
 
 def is_simulated(models: Sequence[Model]) -> bool:

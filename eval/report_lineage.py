@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-NODE_WIDTH, NODE_HEIGHT, GAP, LAYER_GAP, BEND_WIDTH = 132.0, 44.0, 16.0, 40.0, 10.0
+NODE_WIDTH, NODE_HEIGHT, GAP, LAYER_GAP, BEND_WIDTH = 138.0, 44.0, 14.0, 40.0, 10.0
 SWEEPS = 24
 
 

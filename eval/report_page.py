@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from eval.report_figures import WEAK, draw_averages, draw_finding, heat_class, heat_reach, signed
+from eval.report_figures import SYMBOLS, draw_averages, draw_finding, heat_class, heat_reach, signed
 from eval.report_tables import paper_row
 
 STAGE_NAMES = {
@@ -38,6 +38,8 @@ VERDICTS = {
     "undecided": "○",
     "not tested": "–",
 }
+HEAT_SYMBOLS = {"gain": "▼", "weak gain": "▽", "noise": "○", "weak loss": "△", "loss": "▲"}
+"""By the sign of the number: a lower perplexity is a gain."""
 MARKS = {
     "gain": "a real gain: the interval is above zero, also after Holm's correction",
     "weak gain": "a gain by its own interval only; among so many comparisons it may be chance",
@@ -62,6 +64,8 @@ def tables_of(table: dict[str, Any]) -> list[dict[str, Any]]:
             # Without a new row of its own the table would repeat the one before.
             if name == "alignment" and not any(row["stage"] in ("sft", "dpo") for row in rows):
                 continue
+            if name == "alignment":
+                rows = _on_the_way(rows)
             rows = [row | {"paper": paper_row(row["stage"], row["name"])} for row in rows]
             shown.append({"name": name, "number": number, "title": title, "caption": caption, "rows": rows})
     return shown
@@ -91,7 +95,9 @@ def render_page(table: dict[str, Any], extras: dict[str, Any]) -> str:
         "verdicts": Counter(finding["verdict"] for finding in table["findings"]),
         "verdict_marks": VERDICTS,
         "marks": MARKS,
-        "symbols": WEAK,
+        "symbols": SYMBOLS,
+        "heat_symbols": HEAT_SYMBOLS,
+        "lead": lead(table, extras["way"]),
         "stages": STAGE_NAMES,
         "metrics": METRICS,
         "by_chance": 100 * (1 - 0.95 ** len(table["findings"])),
@@ -100,6 +106,39 @@ def render_page(table: dict[str, Any], extras: dict[str, Any]) -> str:
         **extras,
     }
     return environment.get_template("report.html.jinja").render(values)
+
+
+def _on_the_way(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Without the merges that no aligned model was made from, where that is known."""
+    parents = {row["parent"] for row in rows if row["stage"] in ("sft", "dpo")}
+    used = [row for row in rows if row["stage"] != "merge" or row["name"] in parents]
+    return used if any(row["stage"] == "merge" for row in used) else rows
+
+
+def lead(table: dict[str, Any], way: Sequence[str]) -> str:
+    """What was made, from what, and how it was measured, in a sentence or two."""
+    experts = headline(table)["experts"]
+    names = ", ".join(row["name"] for row in experts)
+    parts = []
+    if experts:
+        parts.append(f"{_spelled(len(experts), 'expert')} made from {table['baseline']} ({names})")
+    if len(way) > 1:
+        parts.append(f"the way from it to the finished model: {' → '.join(way)}")
+    made = ", and ".join(parts)
+    measured = []
+    if table["benchmarks"]:
+        measured.append(f"scored on {_spelled(len(table['benchmarks']), 'benchmark').lower()}")
+    if table["corpora"]:
+        corpora = _spelled(len(table["corpora"]), "held-out corpus", "held-out corpora").lower()
+        measured.append(f"measured by perplexity on {corpora}")
+    how = " and ".join(measured)
+    return " ".join(f"{text[0].upper()}{text[1:]}." for text in (made, how) if text)
+
+
+def _spelled(number: int, one: str, many: str = "") -> str:
+    words = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+    word = words[number] if number < len(words) else str(number)
+    return f"{word.capitalize()} {one if number == 1 else many or one + 's'}"
 
 
 def headline(table: dict[str, Any]) -> dict[str, Any]:
@@ -132,7 +171,7 @@ def render_markdown(table: dict[str, Any]) -> str:
     if table["corpora"]:
         parts += ["## Perplexity per token (per byte), change against the base", "", *_perplexity_lines(table), ""]
     parts += ["## Findings of the paper", "", *_finding_lines(table["findings"]), ""]
-    parts += [f"{WEAK[name]} {text}" + "  " for name, text in MARKS.items()]
+    parts += [f"{SYMBOLS[name]} {text}" + "  " for name, text in MARKS.items()]
     return "\n".join(parts).rstrip() + "\n"
 
 
@@ -159,7 +198,7 @@ def _score(cell: dict[str, Any] | None) -> str:
     gain = cell.get("gain")
     if gain is None:
         return text
-    return f"{text} {WEAK.get(gain.get('mark', ''), '')}{signed(100 * gain['value'])}"
+    return f"{text} {SYMBOLS.get(gain.get('mark', ''), '')}{signed(100 * gain['value'])}"
 
 
 def _perplexity_lines(table: dict[str, Any]) -> list[str]:

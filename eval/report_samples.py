@@ -9,7 +9,7 @@ from typing import Any
 from eval.report_inputs import Model, Sample
 from medsmith.records import content_id
 
-FATES = ("turned right", "turned wrong", "right throughout", "never right")
+FATES = ("turned right", "turned wrong", "right at both ends", "wrong at both ends")
 STEP = 0.25
 """How far a score must move to have turned; for right-or-wrong items any step is further."""
 
@@ -44,7 +44,7 @@ def fate_of(scores: Sequence[float]) -> str:
         return "turned right"
     if first - last >= STEP:
         return "turned wrong"
-    return "right throughout" if last >= 0.5 else "never right"
+    return "right at both ends" if last >= 0.5 else "wrong at both ends"
 
 
 def _item(fate: str, samples: Sequence[Sample], chain: Sequence[Model]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from eval import report
 from eval.report_findings import NO_DIFFERENCE, UNTESTED, find
 from eval.report_inputs import DocumentLikelihood, Entry, Model, Sample, corpus_key, load_models
 from eval.report_joint import holm, mark, unevenness
-from eval.report_lineage import lay_out
+from eval.report_lineage import GAP, NODE_WIDTH, lay_out
 from eval.report_samples import fate_of
 from eval.report_tables import build_table
 from medsmith import run
@@ -432,7 +432,7 @@ def test_unevenness_is_the_papers() -> None:
 def test_fates_and_names() -> None:
     """What became of an item, and which expert belongs to which corpus."""
     assert [fate_of(scores) for scores in ([0, 1], [1, 0, 0], [1, 0, 1], [0.3, 0.4])] == [
-        "turned right", "turned wrong", "right throughout", "never right",
+        "turned right", "turned wrong", "right at both ends", "wrong at both ends",
     ]  # fmt: skip
     assert {corpus_key(name) for name in ("MedCode (raw)", "icd10cm", "medcode-raw", "raw_medcode")} == {"medcode"}
     assert corpus_key("guideline") == corpus_key("guidelines") != corpus_key("pubmed")
@@ -450,7 +450,7 @@ def test_the_lineage_is_drawn_in_layers() -> None:
     assert place["a"][1] < place["b"][1] == place["c"][1] == place["e"][1] < place["d"][1]
     assert len({round(place[key][0]) for key in "bce"}) == 3
     gaps = sorted(place[key][0] for key in "bce")
-    assert gaps[1] - gaps[0] >= 148 - 1e-6 and gaps[2] - gaps[1] >= 148 - 1e-6
+    assert gaps[1] - gaps[0] >= NODE_WIDTH + GAP - 1e-6 and gaps[2] - gaps[1] >= NODE_WIDTH + GAP - 1e-6
     implied = [edge for edge in drawing.edges if edge.implied]
     assert len(drawing.edges) == 6 and len(implied) == 1 and len(implied[0].points) == 3
     assert all(0 <= node.x <= drawing.width and 0 <= node.y <= drawing.height for node in drawing.nodes)
