@@ -47,7 +47,10 @@ class Config(config.Config):
         None, ge=1, description="try at most so many combinations, drawn by the seed; default: all of the grid"
     )
     dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
-        None, description="merge, score and save in this type; default: the recipe's"
+        None, description="merge and save in this type; default: the recipe's"
+    )
+    score_dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="score trials in this type; bfloat16 is 2.4 times faster on a CPU with AMX"
     )
     device: str = execution("auto", "where trials are scored: auto, cpu or cuda")
     batch_tokens: int = execution(8192, "tokens scored at once")
@@ -108,7 +111,7 @@ def plan_trials(recipe: Mapping[str, Any], settings: Config, context: Any) -> di
             changed = assign(changed, path, value)
         shown = ", ".join(f"{path}={value}" for path, value in values.items())
         check_recipe(changed, f"{settings.recipe} with {shown}")
-        key = content_id(context, changed, settings.dtype, settings.seed)
+        key = content_id(context, changed, settings.dtype, settings.score_dtype, settings.seed)
         trials.append(Trial(key, number, values, changed))
     if settings.budget is not None and settings.budget < len(trials):
         LOG.info("budget: %d of %d combinations", settings.budget, len(trials))
@@ -192,7 +195,7 @@ def _answer(
     scratch = settings.out / TRIAL
 
     def answer(folder: Path) -> str:
-        model = load_model(folder, settings.dtype or "float32", device)
+        model = load_model(folder, settings.score_dtype, device)
         return score(model, tokenizer, questions, settings.batch_tokens).right
 
     def answer_merged(trial: Trial) -> dict[str, Any]:
@@ -212,7 +215,7 @@ def _answer(
         Bar("merge search", total=len(folders) + len(trials), unit="models") as bar,
     ):
         for name, folder in folders.items():
-            key = content_id("parent", name, context, settings.dtype)
+            key = content_id("parent", name, context, settings.score_dtype)
             if key not in journal.rows:
                 journal.append({"id": key, "parent": name, "right": answer(folder)})
             answers[name] = journal.rows[key]
