@@ -237,7 +237,8 @@ def _prepare(folder: Path, wanted: dict[str, Any]) -> bool:
         _mark(folder, wanted)
         return True
     ours = (folder / RECORD).exists() or (folder / STARTED).exists()
-    if not ours and any(path.name not in {LOCK, "log"} for path in folder.iterdir()):
+    # A kill in the first moment leaves a started.json that was not yet renamed into place.
+    if not ours and any(path.name not in {LOCK, "log", f"{STARTED}.partial"} for path in folder.iterdir()):
         raise UserError(f"{folder} holds files that no run of ours wrote; choose an empty or new folder as out=")
     # A kill from here on must find neither a finished run nor one of the wanted identity in a half-cleared folder.
     _mark(folder, {})

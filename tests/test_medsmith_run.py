@@ -238,6 +238,14 @@ def test_a_kill_while_clearing_is_cleared_again(tmp_path: Path) -> None:
         assert not (tmp_path / "a" / "half.txt").exists()
 
 
+def test_a_try_killed_in_its_first_moment_is_ours(tmp_path: Path) -> None:
+    """A folder that holds only a half-written started.json is used, and ends with nothing half-written."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "started.json.partial").write_text('{"ident')
+    make(tmp_path / "a", "whole")
+    assert sorted(path.name for path in (tmp_path / "a").iterdir() if path.suffix == ".partial") == []
+
+
 def test_a_folder_of_others_is_left_alone(tmp_path: Path) -> None:
     """Files that no run of ours wrote are never cleared."""
     (tmp_path / "a").mkdir()
