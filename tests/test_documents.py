@@ -111,7 +111,7 @@ def test_files_named_in_documents_exist(name: str) -> None:
     """Every path of the tree in backticks, a link or a picture is there (places under out/ are made by runs)."""
     text = text_of(name)
     roots = {path.name for path in ROOT.iterdir()} - {"out"}
-    shown = [*re.findall(r"`([^`\n]+)`", text), *re.findall(r"(?s)```\n(.*?)```", text)]
+    shown = [*re.findall(r"`([^`\n]+)`", text), *re.findall(r"(?ms)^```\w*\n(.*?)^```", text)]
     quoted = [word for quote in shown for word in quote.split()]
     linked = [link for link in re.findall(r"\]\(([^)#\s]+)", text) if "://" not in link]
     named = {word.rstrip("/,;") for word in quoted if "/" in word and word.split("/")[0] in roots and "<" not in word}
