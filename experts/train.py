@@ -266,7 +266,7 @@ class Blocks:
     """Blocks as the rows of a batch; a token sees its own document only, and positions begin anew with each.
 
     Without an attention mask, transformers reads the borders from the positions. Beside TRL's flattened packing this
-    trained 1.25 to 1.9 times as many tokens a second at 6M parameters on a CPU (blocks of 256, 4 and 8 a batch), and
+    trained 1.25 to 1.8 times as many tokens a second at 6M parameters on a CPU (blocks of 256, 4 and 8 a batch), and
     1.2 times as many as rows grouped by length, which also pad.
     """
 

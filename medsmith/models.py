@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
 
 from medsmith.errors import UserError
 
@@ -46,6 +47,7 @@ def load_model(ref: str | Path, dtype: str = "float32", device: str = "auto") ->
         UserError: no such folder, or a weight that is not finite (the tensor is named).
     """
     name, revision = _split(ref)
+    transformers_logging.disable_progress_bar()  # a bar for each file read, in every log of every step
     model = AutoModelForCausalLM.from_pretrained(name, revision=revision, dtype=getattr(torch, dtype))
     for tensor_name, tensor in model.named_parameters():
         if not torch.isfinite(tensor).all():

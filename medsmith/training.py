@@ -7,8 +7,8 @@
 
 A killed training goes on from its latest whole checkpoint in `<run>/checkpoints/` and gives the same weights, bit for
 bit on one CPU thread. `<run>/log/metrics.jsonl` has one row for each log: training, step, epoch, loss, eval_loss,
-learning_rate, tokens (without padding), seconds, and whatever else the trainer reports. Run.finish removes the
-checkpoints.
+learning_rate, tokens (without padding, but for packed rows), seconds, and whatever else the trainer reports.
+Run.finish removes the checkpoints.
 """
 
 from __future__ import annotations
