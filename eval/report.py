@@ -17,7 +17,7 @@ from pydantic import Field
 from eval.report_costs import by_command, read_costs, read_curves
 from eval.report_figures import draw_curve, draw_lineage
 from eval.report_findings import Chain, find
-from eval.report_inputs import Entry, Model, find_runs, load_models
+from eval.report_inputs import Entry, FoundRun, Model, find_runs, load_models
 from eval.report_lineage import entries_of, lay_out
 from eval.report_page import render_markdown, render_page
 from eval.report_samples import choose_samples
@@ -41,9 +41,7 @@ class Config(floor.Config):
     title: str = Field("A small clinical model, made step by step", description="the headline of the report")
     models: list[Entry] = Field(description="the models, each with its stage, folder and evaluation", min_length=1)
     baseline: str = Field("base", description="the model that all gains are over, by name")
-    runs: list[Path] = Field(
-        [], description="further run folders for the costs; those on the way are found by themselves"
-    )
+    runs: list[Path] = Field([], description="runs whose costs and curves are shown; none: all on the way")
     findings: bool = Field(True, description="whether to test the paper's findings")
 
 
@@ -56,22 +54,27 @@ def main(config: Config) -> Path:
         this.facts["simulated"] = table["simulated"]
         write_json(this.folder / "table.json", table)
         (this.folder / "table.md").write_text(render_markdown(table), encoding="utf-8")
-        page = render_page(table, gather(models, Chain(models, config.baseline, joint), table, config.runs))
+        page = render_page(table, gather(models, Chain(models, config.baseline, joint), table, _runs(config)))
         (this.folder / "report.html").write_text(page, encoding="utf-8")
         tested = sum(finding["verdict"] != "not tested" for finding in table["findings"])
         return this.finish(models=len(models), benchmarks=len(table["benchmarks"]), findings_tested=tested)
 
 
-def gather(models: Sequence[Model], chain: Chain, table: dict[str, Any], runs: Sequence[Path]) -> dict[str, Any]:
+def _runs(config: Config) -> list[FoundRun]:
+    """Those that are named; else every one on the way to the models and their evaluations."""
+    if config.runs:
+        return find_runs(config.runs, follow=False)
+    models = [entry.model for entry in config.models if isinstance(entry.model, Path)]
+    return find_runs([*models, *(entry.evaluation for entry in config.models)])
+
+
+def gather(models: Sequence[Model], chain: Chain, table: dict[str, Any], runs: Sequence[FoundRun]) -> dict[str, Any]:
     """What the page shows beside the tables."""
-    folders = [model.folder for model in models if model.folder]
-    evaluations = [Path(model.evaluation["config"]["out"]) for model in models]
-    found = find_runs([*folders, *evaluations, *runs])
-    costs = read_costs(found)
+    costs = read_costs(runs)
     final = chain.final or models[-1]
     benchmarks = [benchmark["name"] for benchmark in table["benchmarks"]]
     return {
-        "curves": _curves(found),
+        "curves": _curves(runs),
         "lineage": _lineage(final),
         "lineage_of": final.name,
         "samples": choose_samples(chain.way(), benchmarks),
@@ -83,9 +86,9 @@ def gather(models: Sequence[Model], chain: Chain, table: dict[str, Any], runs: S
     }
 
 
-def _curves(found: Sequence[tuple[Path, dict[str, Any]]]) -> list[Any]:
+def _curves(runs: Sequence[FoundRun]) -> list[Any]:
     drawings = []
-    for folder, record in found:
+    for folder, record in runs:
         stage = STAGE_OF_COMMAND.get(record["command"], "merge")
         curves = read_curves(folder)
         for curve in curves:

@@ -53,7 +53,7 @@ def count_tokens(folder: Path) -> int | None:
         for path in sorted((folder / "raw").glob("*.jsonl"))
         for row in whole_rows(path)
     ]
-    if paid:
+    if any(paid):
         return sum(paid)
     scored = [row.get("tokens", 0) for row in whole_rows(folder / "documents.jsonl")]
     return sum(scored) if scored else None

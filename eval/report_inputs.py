@@ -13,11 +13,15 @@ from pydantic import Field
 from medsmith.config import Block, ModelRef
 from medsmith.errors import UserError
 from medsmith.records import read_json, read_jsonl
-from medsmith.run import find_record, read_record, require_finished
+from medsmith.run import digest, find_record, read_record, require_finished
 
 Stage = Literal["base", "raw_expert", "expert", "merge", "sft", "dpo"]
 STAGES: tuple[Stage, ...] = ("base", "raw_expert", "expert", "merge", "sft", "dpo")
 CORPUS_NAMES = {"icd10cm": "medcode", "icd10": "medcode", "guideline": "guidelines"}
+
+
+FoundRun = tuple[Path, dict[str, Any]]
+"""A run folder and its run.json."""
 
 
 class Entry(Block):
@@ -70,8 +74,11 @@ class Model:
 
     @cached_property
     def key(self) -> str:
-        """The key of its run, or its hub id."""
-        return str(self.record["key"]) if self.record else str(self.evaluation["config"].get("model", self.name))
+        """The key of its run; else of its files, as ancestries name them; else its hub id."""
+        if self.record:
+            return str(self.record["key"])
+        model = self.evaluation["identity"]["inputs"].get("model")
+        return f"file:{model[:16]}" if model else str(self.evaluation["config"].get("model", self.name))
 
     @cached_property
     def ancestors(self) -> frozenset[str]:
@@ -110,21 +117,23 @@ def load_models(entries: Sequence[Entry], baseline: str) -> list[Model]:
     return [_with_parent(model, ordered) for model in ordered]
 
 
-def find_runs(folders: Sequence[Path]) -> list[tuple[Path, dict[str, Any]]]:
-    """These run folders and every run folder that they were made from, each once, in order of making.
+def find_runs(folders: Sequence[Path], follow: bool = True) -> list[FoundRun]:
+    """The runs that hold these folders and, with `follow`, those that they were made from; each once, as they began.
 
     The way back goes over the paths noted in run.json: a folder that was moved since is left out.
     """
-    found: dict[str, tuple[Path, dict[str, Any]]] = {}
+    found: dict[str, FoundRun] = {}
     waiting = list(folders)
     while waiting:
         path = waiting.pop()
-        place = next((folder for folder in (path, *path.parents) if read_record(folder) is not None), None)
-        record = read_record(place) if place else None
-        if place is None or record is None or record["key"] in found:
-            continue
-        found[record["key"]] = (place, record)
-        waiting += [Path(text) for text in record["inputs"].values() if Path(text).exists()]
+        for folder in (path, *path.parents):
+            record = read_record(folder)
+            if record is None:
+                continue
+            if record["key"] not in found:
+                found[record["key"]] = (folder, record)
+                waiting += [Path(text) for text in record["inputs"].values() if follow and Path(text).exists()]
+            break
     return sorted(found.values(), key=lambda item: (item[1]["started"], len(item[1]["ancestry"]), str(item[0])))
 
 
@@ -146,8 +155,7 @@ def _load(entry: Entry) -> Model:
     evaluation = require_finished(entry.evaluation)
     folder = entry.model if isinstance(entry.model, Path) else None
     record = find_record(folder) if folder else None
-    evaluated = evaluation["identity"]["inputs"].get("model")
-    if record and evaluated and record["digest"] != evaluated:
+    if folder and evaluation["identity"]["inputs"].get("model") != digest(folder):
         raise UserError(
             f"{entry.evaluation} is not an evaluation of {folder}; evaluate that model, or name the right one"
         )
@@ -209,7 +217,7 @@ def _with_parent(model: Model, models: Sequence[Model]) -> Model:
         if model.parent not in {other.name for other in models}:
             raise UserError(f"the parent '{model.parent}' of '{model.name}' is none of the models")
         return model
-    near = [other for other in models if other.record and other.record["key"] in model.ancestors]
+    near = [other for other in models if other.key in model.ancestors]
     if not near:
         return model
     parent = max(near, key=lambda other: (len(other.ancestors), STAGES.index(other.stage)))

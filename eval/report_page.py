@@ -49,6 +49,7 @@ MARKS = {
 }
 METRICS = {
     "accuracy": "share of items answered rightly",
+    "rouge_mean": "mean of ROUGE-1, ROUGE-2 and ROUGE-L F1, without the paper's BERTScore",
     "rouge1": "ROUGE-1 F1 between answer and reference, mean over items",
 }
 

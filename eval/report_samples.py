@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,9 @@ from eval.report_inputs import Model, Sample
 from medsmith.records import content_id
 
 FATES = ("turned right", "turned wrong", "right at both ends", "wrong at both ends")
+WITHHELD = "sha256:"
+TURN = re.compile(r"<\|(system|user|assistant)\|>\n?(.+?)<\|end\|>", re.DOTALL)
+"""Phi's marks, the ones of the models that this project trains; of another template the text is shown as it is."""
 STEP = 0.25
 """How far a score must move to have turned; for right-or-wrong items any step is further."""
 
@@ -52,19 +56,32 @@ def _item(fate: str, samples: Sequence[Sample], chain: Sequence[Model]) -> dict[
         {
             "model": model.name,
             "stage": model.stage,
-            "output": sample.output or sample.answer or "(nothing)",
+            "output": _shown(sample.output or sample.answer) or "(nothing)",
             "score": sample.score,
             "unreadable": sample.unreadable,
         }
         for model, sample in zip(chain, samples, strict=True)
     ]
     gold = samples[0].gold
-    shown = gold if isinstance(gold, str) else json.dumps(gold, ensure_ascii=False)
+    shown = _shown(gold) if isinstance(gold, str) else json.dumps(gold, ensure_ascii=False)
     return {"id": samples[0].id, "fate": fate, "turns": turns(samples[0].prompt), "gold": shown, "answers": answers}
 
 
+def _shown(text: str) -> str:
+    return "(withheld)" if text.startswith(WITHHELD) else text
+
+
 def turns(prompt: Any) -> list[dict[str, str]]:
-    """A prompt as turns {role, content}; a text is one turn of the user, and withheld text none at all."""
+    """A prompt as turns {role, content}: from a list, from text with a chat template's marks, else one turn.
+
+    Withheld text (of sets under an agreement: only a digest is kept) gives no turn.
+    """
     if isinstance(prompt, list):
         return [{"role": str(turn.get("role", "user")), "content": str(turn.get("content", ""))} for turn in prompt]
-    return [{"role": "user", "content": str(prompt)}] if prompt else []
+    text = str(prompt or "")
+    if not text or text.startswith(WITHHELD):
+        return []
+    found = TURN.findall(text)
+    return [{"role": role, "content": content.strip()} for role, content in found] or [
+        {"role": "user", "content": text}
+    ]

@@ -203,7 +203,7 @@ def _correct(rows: Sequence[dict[str, Any]]) -> dict[str, int]:
 
 def _benchmark(name: str, models: Sequence[Model], in_average: bool) -> dict[str, Any]:
     result = next(model.result["benchmarks"][name] for model in models if name in model.result["benchmarks"])
-    known = {key: result.get(key) for key in ("version", "metric", "access", "licence", "simulated")}
+    known = {key: result.get(key) for key in ("version", "metric", "access", "licence", "simulated", "published")}
     return {"name": name, "n": result["n"], **known, "in_average": in_average}
 
 

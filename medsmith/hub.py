@@ -138,22 +138,21 @@ def lineage_table(record: dict[str, Any]) -> str:
 def find_scores(folder: Path, record: dict[str, Any]) -> list[Scored]:
     """The evaluations that lie beside the folder: of this very model first, then of its ancestors, nearest first.
 
-    An evaluation belongs to a model by the digest of what it read, not by a name. Without one of this model: none.
+    An evaluation belongs to a model by the key of the run that it read, not by a name. Without one of this model: none.
     """
-    wanted = {record["digest"]: "this model"}
+    wanted = {record["key"]: "this model"}
     for entry in reversed(record["ancestry"]):
-        if entry.get("digest") and entry["command"] != "eval.run":
-            wanted.setdefault(entry["digest"], f"{entry['name']} (`{entry['command']}`)")
+        wanted.setdefault(entry["key"], f"{entry['name']} (`{entry['command']}`)")
     found: dict[str, dict[str, Any]] = {}
     for root in dict.fromkeys((folder.resolve().parent, folder.resolve().parent.parent)):
         for path in sorted([*root.glob("*/result.json"), *root.glob("*/*/result.json")]):
             evaluation = read_record(path.parent)
-            digest = str(evaluation["identity"]["inputs"].get("model")) if evaluation else ""
-            if digest in wanted:
-                found.setdefault(digest, read_json(path))
-    if record["digest"] not in found:
+            key = str(evaluation["parents"].get("model")) if evaluation else ""
+            if key in wanted:
+                found.setdefault(key, read_json(path))
+    if record["key"] not in found:
         return []
-    return [Scored(name, found[digest]) for digest, name in wanted.items() if digest in found]
+    return [Scored(name, found[key]) for key, name in wanted.items() if key in found]
 
 
 def portable_recipe(folder: Path) -> str:

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from eval import report
+from eval.report_costs import by_command, read_costs
 from eval.report_findings import NO_DIFFERENCE, UNTESTED, find
-from eval.report_inputs import DocumentLikelihood, Entry, Model, Sample, corpus_key, load_models
+from eval.report_inputs import DocumentLikelihood, Entry, Model, Sample, corpus_key, find_runs, load_models
 from eval.report_joint import holm, mark, unevenness
 from eval.report_lineage import GAP, NODE_WIDTH, lay_out
-from eval.report_samples import fate_of
+from eval.report_samples import fate_of, turns
 from eval.report_tables import build_table
 from medsmith import run
 from medsmith.config import Config
@@ -93,7 +94,7 @@ def make_evaluation(
         benchmark: {
             "version": 1, "metric": "accuracy", "value": mean, "low": mean - 0.07, "high": mean + 0.07,
             "n": len(scores[benchmark]), "unreadable": 3, "access": "open", "licence": "CC0-1.0",
-            "simulated": simulated,
+            "published": not simulated, "simulated": simulated,
         }
         for benchmark, mean in means.items()
     }  # fmt: skip
@@ -249,7 +250,7 @@ def twins(seed: int, count: int) -> list[Model]:
             },
         }
         name, stage = (f"twin {number}", "expert") if number else ("base", "base")
-        evaluation: dict[str, Any] = {"facts": {}, "config": {}}
+        evaluation: dict[str, Any] = {"facts": {}, "config": {"model": name}, "identity": {"inputs": {}}}
         models.append(Model(name, stage, None, None, None, evaluation, result, samples, documents))  # type: ignore[arg-type]
     return models
 
@@ -436,6 +437,54 @@ def test_fates_and_names() -> None:
     ]  # fmt: skip
     assert {corpus_key(name) for name in ("MedCode (raw)", "icd10cm", "medcode-raw", "raw_medcode")} == {"medcode"}
     assert corpus_key("guideline") == corpus_key("guidelines") != corpus_key("pubmed")
+
+
+def test_prompts_are_shown_as_turns() -> None:
+    """Lists, templated text and plain text become turns; withheld text becomes none."""
+    templated = "<|system|>\nDecide.<|end|>\n<|user|>\nSENTENCE_1: a\nSENTENCE_2: b<|end|>\n<|assistant|>\n"
+    assert turns(templated) == [
+        {"role": "system", "content": "Decide."},
+        {"role": "user", "content": "SENTENCE_1: a\nSENTENCE_2: b"},
+    ]
+    assert turns([{"role": "user", "content": "a"}]) == turns("a") == [{"role": "user", "content": "a"}]
+    assert turns("sha256:0f") == turns("") == []
+
+
+def test_a_model_without_a_run_is_found_in_the_lineage_by_its_files(tmp_path: Path) -> None:
+    """A base that is a plain folder is the parent of what was made from it; its evaluation is checked by content."""
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "model.safetensors").write_text("weights")
+    expert = make_model(tmp_path, "pubmed", "experts.train", [base])
+    entries = [
+        Entry(
+            name=folder.name, stage=stage, model=folder, evaluation=make_evaluation(tmp_path, folder, {"a": [1.0]}, {})
+        )
+        for folder, stage in ((base, "base"), (expert, "expert"))
+    ]
+    assert [model.parent for model in load_models(entries, "base")] == [None, "base"]
+    (base / "model.safetensors").write_text("other weights")
+    with pytest.raises(UserError, match="is not an evaluation of"):
+        load_models(entries, "base")
+
+
+def test_costs_are_those_of_the_named_runs(entries: list[Entry], tmp_path: Path) -> None:
+    """Seconds and memory from run.json; tokens of a training from its log, of a teacher from its journal."""
+    folder = tmp_path / "judge"
+    with run.start(Step(out=folder), "mediflow.judge") as this:
+        calls = [{"id": str(n), "usage": {"prompt_tokens": 100, "completion_tokens": 20}} for n in range(5)]
+        write_jsonl(folder / "raw" / "calls.jsonl", calls)
+        this.finish(rows=5)
+    assert isinstance(entries[6].model, Path)
+    rows = {row["name"]: row for row in read_costs(find_runs([folder, entries[6].model], follow=False))}
+    assert rows.keys() == {"judge", "sft"}
+    assert rows["judge"]["tokens"] == 600 and rows["sft"]["tokens"] == 400
+    assert rows["sft"]["peak_memory_bytes"] > 2**20
+    summed = by_command(list(rows.values()) * 2)
+    assert {row["command"]: (row["steps"], row["tokens"]) for row in summed} == {
+        "mediflow.judge": (2, 1200), "align.sft": (2, 800),
+    }  # fmt: skip
+    assert len(find_runs([entries[6].model])) == 7  # the SFT model and all that it was made from
 
 
 def test_the_lineage_is_drawn_in_layers() -> None:
