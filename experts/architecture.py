@@ -47,8 +47,10 @@ def build_tokenizer(texts: Iterable[str], vocabulary: int) -> Any:
     )
 
 
-def build_model(tokenizer: Any, hidden: int, layers: int, heads: int, feed_forward: int, context: int, seed: int) -> Any:
-    """A randomly initialised Phi-3 model (tied embeddings) in float32 for this tokenizer."""
+def build_model(
+    tokenizer: Any, hidden: int, layers: int, heads: int, feed_forward: int, context: int, seed: int
+) -> Any:
+    """A randomly initialised Phi-3 model in float32 for this tokenizer; input and output embeddings are one."""
     import torch
     from transformers import Phi3Config, Phi3ForCausalLM
 
@@ -73,3 +75,15 @@ def build_model(tokenizer: Any, hidden: int, layers: int, heads: int, feed_forwa
     model.generation_config.eos_token_id = [end, pad]
     model.generation_config.pad_token_id = pad
     return model
+
+
+def untie(model: Any) -> None:
+    """Give the output its own copy of the embeddings, as Phi-3 has; what the model computes stays the same.
+
+    One matrix learns faster from few tokens, so training begins with it. Merging needs two: mergekit's Phi-3 has a
+    head of its own.
+    """
+    import torch
+
+    model.config.tie_word_embeddings = False
+    model.lm_head.weight = torch.nn.Parameter(model.model.embed_tokens.weight.detach().clone())

@@ -66,7 +66,7 @@ def main(config: Config) -> Path:
     """Train and write the model folder."""
     import torch
 
-    from experts.architecture import build_model, build_tokenizer
+    from experts.architecture import build_model, build_tokenizer, untie
     from medsmith.models import set_threads
     from medsmith.training import save_model
 
@@ -90,6 +90,7 @@ def main(config: Config) -> Path:
         rows = [row for row in rows if len(row.ids) <= config.size.context]
         torch.manual_seed(config.seed)
         steps, tokens = _train(model, rows, config, this.folder, tokenizer.pad_token_id)
+        untie(model)
         save_model(model, tokenizer, this.folder, dtype="bfloat16")
         parameters = sum(parameter.numel() for parameter in model.parameters())
         return this.finish(parameters=parameters, rows=len(rows), steps=steps, tokens=tokens)

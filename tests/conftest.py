@@ -29,11 +29,12 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A two-layer Phi-3 model folder with tokenizer and chat template, random weights. Do not write into it."""
-    from experts.architecture import build_model, build_tokenizer
+    from experts.architecture import build_model, build_tokenizer, untie
 
     folder = tmp_path_factory.mktemp("models") / "tiny"
     tokenizer = build_tokenizer([WORDS], vocabulary=384)
     model = build_model(tokenizer, hidden=32, layers=2, heads=2, feed_forward=64, context=256, seed=0)
+    untie(model)
     tokenizer.save_pretrained(folder)
     model.save_pretrained(folder)
     return folder
