@@ -90,9 +90,9 @@ def samples_of(folder: Path) -> Samples:
 
 def compare(before: dict[str, dict[str, Any]], after: dict[str, dict[str, Any]], seed: int) -> dict[str, Any]:
     """The paired difference of one benchmark, and how many items went up and down."""
-    scores = [{key: float(row["score"]) for key, row in rows.items()} for rows in (before, after)]
-    found = paired_difference(*scores, groups={key: row["group"] for key, row in before.items()}, seed=seed)
-    deltas = [scores[1][key] - scores[0][key] for key in sorted(before)]
+    old, new = ({key: float(row["score"]) for key, row in rows.items()} for rows in (before, after))
+    found = paired_difference(old, new, groups={key: row["group"] for key, row in before.items()}, seed=seed)
+    deltas = [new[key] - old[key] for key in sorted(before)]
     return found._asdict() | {
         "up": sum(delta > 0 for delta in deltas),
         "down": sum(delta < 0 for delta in deltas),

@@ -19,7 +19,7 @@ from medsmith.records import content_id
 if TYPE_CHECKING:
     from eval.engine import Engine
 
-BATCH_ROWS = 32
+BATCH_ROWS = 64
 BATCH_TOKENS = 32_768
 
 T = TypeVar("T")

@@ -58,7 +58,7 @@ def _benchmark(task: Task, rows: list[dict[str, Any]], seed: int) -> dict[str, A
     return {
         "version": benchmark.VERSION,
         "metric": benchmark.METRIC,
-        **_interval(rows, seed)._asdict(),
+        **_interval(rows, benchmark.METRIC, seed)._asdict(),
         "n": len(rows),
         "unreadable": sum(row["unreadable"] for row in rows),
         "truncated": sum(row["truncated"] for row in rows),
@@ -68,18 +68,19 @@ def _benchmark(task: Task, rows: list[dict[str, Any]], seed: int) -> dict[str, A
         "published": record is None,
         "simulated": simulated,
         "settings": task.settings.model_dump(),
+        "max_new_tokens": task.max_new_tokens,
         "left_out": dict(sorted(task.dropped.items())),
         "scores": _means(rows),
-        "slices": _slices(rows, seed),
+        "slices": _slices(rows, benchmark.METRIC, seed),
         "scorer": ROUGE if benchmark.METRIC.startswith("rouge") else "exact match of the parsed answer",
     }
 
 
-def _interval(rows: list[dict[str, Any]], seed: int) -> Interval:
-    """Wilson's where every item is right or wrong and by itself, else a bootstrap over groups."""
+def _interval(rows: list[dict[str, Any]], metric: str, seed: int) -> Interval:
+    """Wilson's where items are right or wrong and each by itself, else a bootstrap over groups."""
     values = [row["score"] for row in rows]
     groups = [row["group"] for row in rows]
-    if len(set(groups)) == len(groups) and set(values) <= {0.0, 1.0}:
+    if metric == "accuracy" and len(set(groups)) == len(groups):
         return wilson(sum(values), len(values))
     return bootstrap_mean(values, groups, seed)
 
@@ -90,12 +91,12 @@ def _means(rows: list[dict[str, Any]]) -> dict[str, float]:
     return {name: math.fsum(row["scores"].get(name, 0.0) for row in rows) / len(rows) for name in names}
 
 
-def _slices(rows: list[dict[str, Any]], seed: int) -> dict[str, Any]:
+def _slices(rows: list[dict[str, Any]], metric: str, seed: int) -> dict[str, Any]:
     names = sorted({row["slice"] for row in rows})
     if names in ([], [""]):
         return {}
     parts = {name: [row for row in rows if row["slice"] == name] for name in names}
-    return {name: {**_interval(part, seed)._asdict(), "n": len(part)} for name, part in parts.items()}
+    return {name: {**_interval(part, metric, seed)._asdict(), "n": len(part)} for name, part in parts.items()}
 
 
 def _perplexity(rows: list[dict[str, Any]], seed: int) -> dict[str, Any]:

@@ -67,6 +67,7 @@ class Task:
     path: Path
     items: list[Item]
     dropped: Counter[str]
+    max_new_tokens: int
 
 
 def main(config: Config) -> Path:
@@ -83,7 +84,8 @@ def evaluate(config: Config, this: run.Run, engine: Engine) -> Path:
     """Everything after the model has been chosen."""
     suite = load_suite(config.suite, config.benchmarks)
     tasks = [
-        prepare(name, settings, config.benchmarks[name], config.limit) for name, settings in suite.benchmarks.items()
+        prepare(name, settings, config.benchmarks[name], config.limit, engine.context)
+        for name, settings in suite.benchmarks.items()
     ]
     corpora = {name: read_corpus(path, config.limit_documents) for name, path in config.corpora.items()}
     if not tasks and not corpora:
@@ -118,8 +120,11 @@ def evaluate(config: Config, this: run.Run, engine: Engine) -> Path:
     return this.finish(**counts, documents=len(documents), dropped=sum(task.dropped.total() for task in tasks))
 
 
-def prepare(name: str, settings: BenchmarkSettings, path: Path, limit: int | None) -> Task:
-    """Load a benchmark, take the items that are asked, put examples in front and lay out options."""
+def prepare(name: str, settings: BenchmarkSettings, path: Path, limit: int | None, context: int) -> Task:
+    """Load a benchmark, take the items that are asked, put examples in front and lay out options.
+
+    An answer gets no more than half of the model's context: the other half is for the question.
+    """
     benchmark = load_benchmark(name)
     items, dropped = benchmark.load(path, "test")
     smallest = min((value for value in (limit, settings.limit) if value is not None), default=None)
@@ -132,7 +137,8 @@ def prepare(name: str, settings: BenchmarkSettings, path: Path, limit: int | Non
         taken, shots = [list(map(_with_letters, rows)) for rows in (taken, shots)]
     if settings.shots:
         taken = with_shots(taken, shots, settings.shots)
-    return Task(name, benchmark, settings, path, taken, dropped)
+    room = min(settings.max_new_tokens or benchmark.MAX_NEW_TOKENS, context // 2)
+    return Task(name, benchmark, settings, path, taken, dropped, room)
 
 
 def ask(task: Task, responses: Responses, folder: Path, bar: Bar) -> list[dict[str, Any]]:
@@ -140,9 +146,8 @@ def ask(task: Task, responses: Responses, folder: Path, bar: Bar) -> list[dict[s
     from medsmith.likelihood import ChoiceItem
 
     engine, items = responses.engine, task.items
-    written = task.settings.max_new_tokens or task.benchmark.MAX_NEW_TOKENS
     options = engine.tokens_of([option for item in items for option in item.options])
-    room = engine.context - max([written, *options])
+    room = engine.context - max([task.max_new_tokens, *options])
     conversations, encoded, truncated = _fitted(engine, task, room)
     prompts = [engine.decode(ids) for ids in encoded]
     first = {"benchmark": task.name, "prompt": prompts[0], "token_ids": encoded[0]}
@@ -154,7 +159,7 @@ def ask(task: Task, responses: Responses, folder: Path, bar: Bar) -> list[dict[s
         rows = responses.choose(prompts, asked, lengths, bar)
         outputs = [_best(item, row) for item, row in zip(items, rows, strict=True)]
     else:
-        rows = responses.write(prompts, encoded, written, bar)
+        rows = responses.write(prompts, encoded, task.max_new_tokens, bar)
         outputs = [row["text"] for row in rows]
     samples = []
     for item, prompt, cut, output, row in zip(items, prompts, truncated, outputs, rows, strict=True):

@@ -74,7 +74,7 @@ def encode_chat(tokenizer: Any, messages: Sequence[Sequence[dict[str, str]]]) ->
         UserError: the template and the tokenizer both add a beginning-of-text token.
     """
     texts = [tokenizer.apply_chat_template(list(m), add_generation_prompt=True, tokenize=False) for m in messages]
-    encoded: list[list[int]] = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+    encoded: list[list[int]] = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] if texts else []
     begin = tokenizer.bos_token_id
     for ids in encoded:
         if begin is not None and ids[:2] == [begin, begin]:

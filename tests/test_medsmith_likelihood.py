@@ -86,7 +86,7 @@ def test_bad_items_are_refused(loaded: tuple[Any, Any]) -> None:
 
 
 def test_short_documents_equal_the_plain_sum(loaded: tuple[Any, Any]) -> None:
-    """A document's first token is conditioned on the end-of-text token; bytes are UTF-8; an empty text costs nothing."""
+    """A document's first token is conditioned on the end-of-text token; bytes are UTF-8; no text costs nothing."""
     model, tokenizer = loaded
     texts = ["Patient denies fever.", "é", "", "Left lower lobe pneumonia. " * 5]
     scores = document_nll(model, tokenizer, texts)
