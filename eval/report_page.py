@@ -87,12 +87,13 @@ def render_page(table: dict[str, Any], extras: dict[str, Any]) -> str:
     environment.filters |= {"percent": percent, "signed": signed, "effect": effect, "count": count, "size": size}
     environment.filters |= {"css": lambda text: "".join(c if c.isalnum() else "-" for c in str(text).lower())}
     reach = heat_reach(table)
+    tested = [finding for finding in table["findings"] if finding["verdict"] != "not tested"]
     values = {
         "table": table,
         "tables": tables_of(table),
         "headline": headline(table),
         "averages": draw_averages(table),
-        "findings": [finding | {"drawing": draw_finding(finding)} for finding in table["findings"]],
+        "findings": [finding | {"drawing": draw_finding(finding)} for finding in tested],
         "verdicts": Counter(finding["verdict"] for finding in table["findings"]),
         "verdict_marks": VERDICTS,
         "marks": MARKS,
@@ -101,7 +102,8 @@ def render_page(table: dict[str, Any], extras: dict[str, Any]) -> str:
         "lead": lead(table, extras["way"]),
         "stages": STAGE_NAMES,
         "metrics": METRICS,
-        "by_chance": 100 * (1 - 0.95 ** len(table["findings"])),
+        "untested": [finding for finding in table["findings"] if finding["verdict"] == "not tested"],
+        "by_chance": 100 * (1 - 0.95 ** len(tested)),
         "heat": lambda cell: heat_class(cell.get("change"), reach),
         "style": Markup((Path(__file__).parent / "report.css").read_text(encoding="utf-8")),
         **extras,
@@ -183,23 +185,23 @@ def _score_lines(rows: Sequence[dict[str, Any]], table: dict[str, Any]) -> list[
         cells = [_score(row["benchmarks"].get(name)) for name in names]
         gained = f"{row['datasets_gained']['value']:.0f} of {row['of']}" if "datasets_gained" in row else "–"
         cv = row.get("cv", {}).get("value")
-        average = _score(
-            {**row["average"], **({"gain": row["gain"]} if "gain" in row else {})} if row["average"] else None
-        )
+        gain = {"gain": row["gain"]} if "gain" in row else {}
+        average = _score({**row["average"], **gain} if row["average"] else None, whole=True)
         body.append(
             [row["name"], STAGE_NAMES[row["stage"]], *cells, average, gained, "–" if cv is None else f"{cv:.1f}"]
         )
     return _lines(["model", "stage", *names, "AVG", "#DG", "CV"], body)
 
 
-def _score(cell: dict[str, Any] | None) -> str:
+def _score(cell: dict[str, Any] | None, whole: bool = False) -> str:
     if cell is None:
         return "–"
     text = f"{percent(cell['value'])} ({percent(cell['low'])}–{percent(cell['high'])})"
     gain = cell.get("gain")
     if gain is None:
         return text
-    return f"{text} {SYMBOLS.get(gain.get('mark', ''), '')}{signed(100 * gain['value'])}"
+    text += f" {SYMBOLS.get(gain.get('mark', ''), '')}{signed(100 * gain['value'])}"
+    return text + (f" ({signed(100 * gain['low'])} to {signed(100 * gain['high'])})" if whole else "")
 
 
 def _perplexity_lines(table: dict[str, Any]) -> list[str]:

@@ -18,6 +18,7 @@ from medsmith.run import read_record
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w.-]+)?$")
 BASE_FIELDS = {"base", "model", "base_model", "reference"}
 NO_LICENCE = {"", "none", "unknown", "unlicensed", "n/a", "null"}
+UNKNOWN = "**not known**: a plain folder without run.json; state its licence before you publish"
 AGREEMENT = re.compile(r"physionet|credentialed|data use agreement|\bdua\b", re.IGNORECASE)
 LICENCE_IDS = {
     "apache-2.0", "mit", "bsd-3-clause", "bsd-2-clause", "cc0-1.0", "cc-by-4.0", "cc-by-3.0", "cc-by-2.0",
@@ -77,6 +78,13 @@ def check_licences(record: dict[str, Any], where: str) -> dict[str, str]:
     return dict(sorted(licences.items()))
 
 
+def unlicensed_bases(record: dict[str, Any]) -> list[str]:
+    """The names of models on the way that are plain folders: no run.json tells their licence, and no hub page does."""
+    fields = BASE_FIELDS | {"models"}
+    files = [entry for entry in record["ancestry"] if entry["command"] == "file"]
+    return [entry["name"] for entry in files if str(entry.get("field", "")).partition(".")[0] in fields]
+
+
 def kind_of(folder: Path) -> str:
     """`model` or `dataset`; UserError where the folder holds neither."""
     if (folder / "config.json").is_file() and any(folder.glob("*.safetensors")):
@@ -94,6 +102,7 @@ def write_card(folder: Path, record: dict[str, Any], repo: str, licences: dict[s
     noun = "model" if kind == "model" else "data set"
     scored = find_scores(folder, record) if kind == "model" else []
     benchmarks = scored[0].result["benchmarks"] if scored else {}
+    sources = list(licences.items()) + [(f"base model {name}", UNKNOWN) for name in unlicensed_bases(record)]
     values = {
         "title": repo.rpartition("/")[2],
         "summary": f"{WHAT.get(command, 'A ' + noun)}. Made by `{command}` of medsmith.",
@@ -107,7 +116,7 @@ def write_card(folder: Path, record: dict[str, Any], repo: str, licences: dict[s
         "recipe": portable_recipe(folder),
         "command": command,
         "settings": _yaml(_without_none(record["identity"]["settings"])),
-        "licences": _table(["source", "licence"], [[source, licence] for source, licence in licences.items()]),
+        "licences": _table(["source", "licence"], [list(source) for source in sources]),
         "repo": repo,
         "provenance": _provenance(record),
     }
@@ -211,7 +220,7 @@ def _metadata(
 
 def _licence(licences: dict[str, str]) -> dict[str, str]:
     """One licence where there is one; else `other`: which of several binds is for a person to say, not for us."""
-    known = {licence.strip().lower().replace(" ", "-") for licence in licences.values()}
+    known = {licence.partition(" (")[0].strip().lower().replace(" ", "-") for licence in licences.values()}
     if len(known) == 1 and known <= LICENCE_IDS:
         return {"license": known.pop()}
     return {

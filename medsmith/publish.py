@@ -20,7 +20,7 @@ from typing import Any
 
 from medsmith.digests import file_digest, output_digests
 from medsmith.errors import UserError
-from medsmith.hub import check_licences, kind_of, portable_recipe, write_card
+from medsmith.hub import check_licences, kind_of, portable_recipe, unlicensed_bases, write_card
 from medsmith.records import read_json, write_json
 from medsmith.run import is_intact, require_finished
 
@@ -86,6 +86,11 @@ def run(folder: Path, repo: str | None = None, dry_run: bool = False, private: b
     name = repo or f"your-name/medsmith-{folder.resolve().name}"
     card = write_card(folder, record, name, check_licences(record, str(folder)))
     uploads = collect(folder, record, card)
+    if not dry_run and (bases := unlicensed_bases(record)):
+        raise UserError(
+            f"{folder} was made from the model '{bases[0]}', a plain folder without run.json: its licence is not known; "
+            f"name the base by its hub id, or make it by a run that records its sources"
+        )
     if dry_run:
         publication = Publication(name, kind, uploads, card, "dry run")
     else:

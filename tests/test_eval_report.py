@@ -304,7 +304,9 @@ def test_an_evaluation_without_benchmarks_still_gives_a_report(entries: list[Ent
     assert table["benchmarks"] == [] and all(one["average"] is None for one in table["models"])
     findings = {finding["name"]: finding["verdict"] for finding in table["findings"]}
     assert findings["raw_falls"] == UNTESTED and findings["own_corpus"] == NO_DIFFERENCE
-    assert "Held-out perplexity" in (folder / "report.html").read_text()
+    page = (folder / "report.html").read_text()
+    assert "Held-out perplexity" in page and page.count('<article class="finding"') == 1
+    assert "10 findings</span>" in page and "there is no merge" in page
 
 
 def test_benchmark_lists_may_differ(entries: list[Entry], tmp_path: Path) -> None:

@@ -254,6 +254,16 @@ def test_refuses_what_may_not_be_published(tmp_path: Path, licences: dict[str, s
         publish.run(folder, "me/model", dry_run=True)
 
 
+def test_a_base_of_unknown_licence_is_shown_and_not_published(tmp_path: Path) -> None:
+    """A base that is a plain folder: the dry run's card says that its licence is not known, the upload is refused."""
+    (tmp_path / "phi").mkdir()
+    (tmp_path / "phi" / "model.safetensors").write_text("weights")
+    folder = finish(tmp_path / "expert", "experts.train", {"articles": "MIT"}, base=tmp_path / "phi")
+    assert "| base model phi | **not known**" in publish.run(folder, dry_run=True).card
+    with pytest.raises(UserError, match="made from the model 'phi'"):
+        publish.run(folder, "me/expert")
+
+
 def test_refuses_what_is_unfinished_or_was_changed(tmp_path: Path, chain: Path) -> None:
     """Only a finished and untouched result is published."""
     (tmp_path / "half").mkdir()
