@@ -1,6 +1,6 @@
 """Lay every model of a chain side by side: tables, findings, perplexities, lineage, samples, costs.
 
-    python -m eval.report pipelines/report.yml        (as a step of a pipeline, as a rule)
+    medsmith run pipelines/embedded.yml        (its last step; by itself: python -m eval.report recipe.yml out=FOLDER)
 
 Writes `table.json` and `table.md` (the same inputs give the same bytes) and `report.html`: one file without a server or
 a network. The page also tells what each step cost, so it is not the same byte for byte.

@@ -88,8 +88,8 @@ def run(folder: Path, repo: str | None = None, dry_run: bool = False, private: b
     uploads = collect(folder, record, card)
     if not dry_run and (bases := unlicensed_bases(record)):
         raise UserError(
-            f"{folder} was made from the model '{bases[0]}', a plain folder without run.json: its licence is not known; "
-            f"name the base by its hub id, or make it by a run that records its sources"
+            f"{folder} was made from the model '{bases[0]}', a plain folder without run.json: its licence is "
+            f"not known; name the base by its hub id, or make it by a run that records its sources"
         )
     if dry_run:
         publication = Publication(name, kind, uploads, card, "dry run")
