@@ -61,7 +61,7 @@ def draw_finding(finding: dict[str, Any]) -> Markup:
     reach = 1.12 * max(abs(value) for value in (finding["low"], finding["high"], paper or 0.0, 1e-9))
 
     def x(value: float) -> float:
-        return width / 2 + value / reach * width / 2
+        return float(width / 2 + value / reach * width / 2)
 
     parts = [
         f'<line class="grid" x1="0" x2="{width}" y1="{y}" y2="{y}"/>',

@@ -79,7 +79,8 @@ class Joint:
 
 def datasets_gained(gains: Table) -> NDArray[np.float64]:
     """#DG: on how many benchmarks (last axis) the gain is above zero."""
-    return (gains > 0).sum(axis=-1).astype(float)
+    gained: NDArray[np.float64] = (gains > 0).sum(axis=-1).astype(float)
+    return gained
 
 
 def unevenness(gains: Table) -> NDArray[np.float64]:

@@ -214,7 +214,7 @@ def _watcher(metrics: _Metrics, description: str, resumed_at: int) -> Any:
     """A callback (built here: its base class lives in transformers) for progress, metrics and the check of the loss."""
     from transformers import TrainerCallback
 
-    class Watcher(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
+    class Watcher(TrainerCallback):
         bar: Bar | None = None
         note = ""
 

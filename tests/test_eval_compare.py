@@ -52,11 +52,12 @@ def test_differences_and_changed_items(tmp_path: Path) -> None:
 def test_unlike_evaluations_are_refused(tmp_path: Path) -> None:
     """Other items, another version, other settings: each named."""
     before = evaluation(tmp_path / "a", [0.0, 1.0])
-    for name, scores, entry, message in [
+    unlike: list[tuple[str, list[float], dict[str, Any], str]] = [
         ("b", [0.0], {}, "in only one of the two"),
         ("c", [0.0, 1.0], {"version": 2}, "medec: version is 1 in one and 2 in the other"),
         ("d", [0.0, 1.0], {"settings": {"shots": 3}}, "settings is"),
-    ]:
+    ]
+    for name, scores, entry, message in unlike:
         with pytest.raises(UserError, match=message):
             main(
                 Config(out=tmp_path / f"out-{name}", before=before, after=evaluation(tmp_path / name, scores, **entry))
