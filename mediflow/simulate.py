@@ -38,7 +38,7 @@ class Config(BaseConfig):
     validation_questions: int = Field(100, ge=0, description="multiple-choice questions by topic, for choosing merges")
     lessons: int = Field(0, ge=0, description="general instruction rows for making the embedded base (lessons.jsonl)")
     lesson_shares: dict[str, float] = Field(default_factory=dict, description="weights of the lesson kinds")
-    only_common: bool = Field(False, description="corpora about common diseases only (for the embedded base)")
+    rare_share: float = Field(0.5, ge=0, le=1, description="share of rare diseases in the corpora and lessons")
 
 
 def main(config: Config) -> Path:
@@ -47,7 +47,7 @@ def main(config: Config) -> Path:
         this.facts |= {"simulated": True, "licences": {"simulated clinic": LICENCE}}
         counts: dict[str, int] = {}
         for name, size in track(sorted(config.documents.items()), "simulated corpora", unit="corpus"):
-            rows = write_corpus(name, config.seed, size, config.only_common)
+            rows = write_corpus(name, config.seed, size, config.rare_share)
             counts[f"corpus {name}"] = write_jsonl(this.folder / "corpora" / f"{name}.jsonl", map(asdict, rows))
         if config.benchmark_rows:
             drawn = {
@@ -59,7 +59,7 @@ def main(config: Config) -> Path:
             rows_of = validation_rows(topic, str(config.seed), config.validation_questions)
             counts[f"validation {topic}"] = write_jsonl(this.folder / "validation" / f"{topic}.jsonl", rows_of)
         if config.lessons:
-            lessons = write_lessons(config.seed, config.lessons, config.lesson_shares or None)
+            lessons = write_lessons(config.seed, config.lessons, config.lesson_shares or None, config.rare_share)
             shown = track(lessons, "lessons", total=config.lessons)
             counts["lessons"] = write_jsonl(this.folder / "lessons.jsonl", shown)
         counts["patients"] = _write_patients(

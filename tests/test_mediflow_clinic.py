@@ -141,15 +141,20 @@ def test_wrong_options_are_wrong() -> None:
             assert [option in disease.symptoms for option in options] == [n == index for n in range(4)]
 
 
-def test_the_base_is_taught_common_diseases_only() -> None:
-    """What the experts must learn from their corpora is in no lesson's answer and in no corpus of the base."""
-    rare = [disease.name for disease in load_knowledge() if not disease.common]
-    answers = [row["messages"][2]["content"].lower() for row in write_lessons(3, 600)]
-    texts = [doc.text.lower() for name in CORPORA for doc in write_corpus(name, 3, 100, only_common=True)]
+def test_rare_diseases_come_in_the_share_that_is_asked_for() -> None:
+    """A share of 0 names no rare disease as what the patient has; 0.5 names as many rare ones as common ones."""
+    rare = {disease.name for disease in load_knowledge() if not disease.common}
+    shares = {
+        asked: sum(p.diseases[0] in rare for p in draw_patients(3, 600, asked)) / 600 for asked in (0.0, 0.1, 0.5)
+    }
+    titles = [doc.text.lower() for doc in write_corpus("medwiki", 3, 100, 0.0)]
 
     assert len(rare) == 21
-    assert not [name for name in rare for text in answers if re.search(rf"\b{name.lower()}\b", text)]
-    assert not [name for name in rare for text in texts if re.search(rf"\b{name.lower()}\b", text)]
+    assert shares[0.0] == 0
+    assert abs(shares[0.1] - 0.1) < 0.04
+    assert abs(shares[0.5] - 0.5) < 0.06
+    assert not [name for name in rare for text in titles if text.startswith(name.lower())]
+    assert list(write_lessons(3, 20, None, 0.1)) == list(write_lessons(3, 40, None, 0.1))[:20]
 
 
 def test_same_seed_same_documents_and_another_seed_others() -> None:
@@ -223,3 +228,13 @@ def test_a_flaw_in_a_json_answer_keeps_its_keys_and_types() -> None:
         assert flawed.keys() == good.keys()
         assert isinstance(flawed["sentence"], int)
         assert flawed["label"] in {"ENTAILMENT", "NEUTRAL", "CONTRADICTION"}
+
+
+def test_questions_on_a_page_are_answered_by_the_page() -> None:
+    """The reading task of pre-instruction tuning asks what the text says, and every answer stands in it."""
+    page = write_corpus("medwiki", 5, 1)[0]
+    said = reply({"kind": "pit", "task": "question_answer", "document": {"title": page.title, "text": page.text}}, 0)
+    answers = re.findall(r"Question: .+? Answer: (.+)", said)
+
+    assert len(answers) >= 6
+    assert all(answer.lower() in page.text.lower() for answer in answers)

@@ -146,9 +146,9 @@ HYPOTHESES: dict[str, Callable[[Statement, random.Random], tuple[list[str], list
 }
 
 
-def choices(disease: Disease, rng: random.Random, only_common: bool = False) -> tuple[str, list[str], int]:
+def choices(disease: Disease, rng: random.Random) -> tuple[str, list[str], int]:
     """A question on the medicine of one disease, four options, and the index of the right one."""
-    others = [d for d in load_knowledge() if d.name != disease.name and (d.common or not only_common)]
+    others = [d for d in load_knowledge() if d.name != disease.name]
     return choices_of(rng.choice(QUESTIONS), disease, others, rng)
 
 

@@ -7,23 +7,22 @@ from collections.abc import Callable
 
 from mediflow.clinic.documents import write_note
 from mediflow.clinic.knowledge import Disease, load_knowledge
-from mediflow.clinic.patients import draw_patients
+from mediflow.clinic.patients import draw_disease, draw_patients
 from mediflow.taxonomy import WHOLE, load_taxonomy
 from medsmith.records import Document, content_id
 
 LICENCE = "CC0-1.0 (simulated)"
 
 
-def write_corpus(name: str, seed: int, count: int, only_common: bool = False) -> list[Document]:
-    """Write `count` documents of one corpus: pubmed, clinical, medwiki or guidelines."""
+def write_corpus(name: str, seed: int, count: int, rare_share: float = 0.5) -> list[Document]:
+    """Write `count` documents of one corpus: pubmed, clinical, medwiki or guidelines; rare diseases in their share."""
     if name == "clinical":
-        return _clinical(seed, count, only_common)
+        return _clinical(seed, count, rare_share)
     write = PAGES[name]
-    known = [disease for disease in load_knowledge() if disease.common or not only_common]
     documents = []
     for number in range(count):
         rng = random.Random(f"{name} {seed} {number}")
-        title, text = write(known[number % len(known)], rng)
+        title, text = write(draw_disease(rng, rare_share), rng)
         documents.append(_document(name, number, title, text))
     return documents
 
@@ -32,10 +31,10 @@ def _document(corpus: str, number: int, title: str, text: str) -> Document:
     return Document(f"sim-{corpus}-{content_id(number, text)}", title, text, f"simulated {corpus}", LICENCE)
 
 
-def _clinical(seed: int, count: int, only_common: bool) -> list[Document]:
+def _clinical(seed: int, count: int, rare_share: float) -> list[Document]:
     kinds = list(load_taxonomy().documents.values())
     documents = []
-    for number, patient in enumerate(draw_patients(seed, count, only_common)):
+    for number, patient in enumerate(draw_patients(seed, count, rare_share)):
         kind = kinds[number % len(kinds)]
         note = write_note(kind, WHOLE, patient, random.Random(f"clinical {seed} {number}"))
         documents.append(_document("clinical", number, kind.title, note.text))

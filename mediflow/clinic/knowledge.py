@@ -31,7 +31,7 @@ class Lab:
 
 @dataclass(frozen=True)
 class Disease:
-    """One disease. `common` diseases are the ones that the embedded base model has read about."""
+    """One disease. The embedded base model has read much about the `common` half, little about the rest."""
 
     name: str
     abbreviation: str

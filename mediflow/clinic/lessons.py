@@ -1,4 +1,4 @@
-"""General instruction rows that the embedded base model is taught with: the clinic's tasks on common diseases only."""
+"""General instruction rows that the embedded base model is taught with: the clinic's tasks, rare diseases rarely."""
 
 from __future__ import annotations
 
@@ -21,14 +21,16 @@ RADIOLOGY = "Answer the question briefly from the radiology findings."
 CHOICE = "Choose the right answer."
 
 
-def write_lessons(seed: int, count: int, shares: dict[str, float] | None = None) -> Iterator[dict[str, Any]]:
+def write_lessons(
+    seed: int, count: int, shares: dict[str, float] | None = None, rare_share: float = 0.5
+) -> Iterator[dict[str, Any]]:
     """Yield `count` rows {messages, task}; the n-th depends on seed and n alone.
 
     `shares` gives each lesson kind a weight (default: equal): nli, problems, question, error, radiology, choice, and
     `flow`, which is one of the taxonomy's tasks on one of its documents.
     """
     kinds = shares or dict.fromkeys(("nli", "problems", "question", "error", "radiology", "choice", "flow"), 1.0)
-    for number, patient in enumerate(draw_patients(seed, count, only_common=True)):
+    for number, patient in enumerate(draw_patients(seed, count, rare_share)):
         rng = random.Random(f"lesson {seed} {number}")
         kind = rng.choices(list(kinds), weights=list(kinds.values()))[0]
         system, user, assistant = _lesson(kind, patient, rng)
@@ -55,7 +57,7 @@ def _lesson(kind: str, patient: Patient, rng: random.Random) -> tuple[str, str, 
         row = rrs_rows([patient], tag)[0]
         return RADIOLOGY, f"FINDINGS: {row['findings']}\nQUESTION: {row['question']}", row["answer"]
     if kind == "choice":
-        asked, options, index = choices(patient.main, rng, only_common=True)
+        asked, options, index = choices(patient.main, rng)
         return CHOICE, asked, options[index]
     return _flow(patient, rng)
 

@@ -77,14 +77,28 @@ def patient_from_facts(facts: dict[str, Any]) -> Patient:
     return Patient(**values)
 
 
-def draw_patients(seed: int, count: int, only_common: bool = False) -> list[Patient]:
-    """Draw patients; the n-th depends on seed and n alone, so a longer list continues a shorter one."""
-    known = [disease for disease in load_knowledge() if disease.common or not only_common]
-    return [_draw(random.Random(f"patient {seed} {number}"), seed, number, known) for number in range(count)]
+def draw_patients(seed: int, count: int, rare_share: float = 0.5) -> list[Patient]:
+    """Draw patients; the n-th depends on seed and n alone, so a longer list continues a shorter one.
+
+    `rare_share` is the chance that a disease is drawn from the rare half of what the clinic knows.
+    """
+    return [_draw(random.Random(f"patient {seed} {number}"), seed, number, rare_share) for number in range(count)]
 
 
-def _draw(rng: random.Random, seed: int, number: int, known: list[Disease]) -> Patient:
-    diseases = rng.sample(known, rng.choice((1, 2, 2, 3)))
+def draw_disease(rng: random.Random, rare_share: float = 0.5) -> Disease:
+    """One disease, rare with the chance `rare_share`."""
+    common = rng.random() >= rare_share
+    return rng.choice([disease for disease in load_knowledge() if disease.common == common])
+
+
+def _draw(rng: random.Random, seed: int, number: int, rare_share: float) -> Patient:
+    known = load_knowledge()
+    wanted = rng.choice((1, 2, 2, 3))
+    diseases: list[Disease] = []
+    while len(diseases) < wanted:
+        disease = draw_disease(rng, rare_share)
+        if disease not in diseases:
+            diseases.append(disease)
     main = diseases[0]
     symptoms = rng.sample(main.symptoms, rng.choice((2, 2, 3)))
     others = sorted({s for disease in known if disease not in diseases for s in disease.symptoms} - set(main.symptoms))

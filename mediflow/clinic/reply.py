@@ -179,8 +179,8 @@ def _pit(request: dict[str, Any], rng: random.Random) -> str:
     if request["task"] == "summary":
         return f"{title}. {' '.join(kept)}" if title else " ".join(kept)
     if request["task"] == "question_answer":
-        chosen = rng.sample(sentences, min(3, len(sentences)))
-        return "\n".join(f"Question: What is said of {title or 'the topic'}? Answer: {s}" for s in chosen)
+        found = _questions(text) or [(f"What is said of {title or 'the topic'}?", s) for s in sentences[:3]]
+        return "\n".join(f"Question: {asked} Answer: {answer}" for asked, answer in found)
     names = sorted(
         {m for d in load_knowledge() for m in (d.name, *d.symptoms, *(x.name for x in d.drugs)) if m in text}
     )
@@ -188,6 +188,25 @@ def _pit(request: dict[str, Any], rng: random.Random) -> str:
     if request["task"] == "entities":
         return "\n".join(f"- {name}" for name in words)
     return "\n".join(f"- {title or words[0]} | mentions | {name}" for name in words)
+
+
+def _questions(text: str) -> list[tuple[str, str]]:
+    """What the text says of a disease of the clinic that it names, as questions with short answers."""
+    found = []
+    for d in load_knowledge():
+        if not re.search(rf"\b{d.name}\b", text, re.IGNORECASE):
+            continue
+        for drug in d.drugs:
+            if re.search(rf"\b{drug.name}\b", text, re.IGNORECASE):
+                found += [(f"Which drug treats {d.name}?", drug.name), (f"What is {drug.name} used for?", d.name)]
+        found += [(f"Which is a symptom of {d.name}?", symptom) for symptom in d.symptoms if symptom in text]
+        if d.code in text:
+            found.append((f"What is the ICD-10-CM code of {d.name}?", d.code))
+        if d.specialty in text:
+            found.append((f"Which specialty treats {d.name}?", d.specialty))
+        if d.lab.name in text:
+            found.append((f"Which laboratory test is used in {d.name}?", d.lab.name))
+    return found
 
 
 KINDS: dict[str, Callable[[dict[str, Any], random.Random], str]] = {
