@@ -1,6 +1,7 @@
 """Validation questions: multiple choice by topic, scored by the likelihood of each option's text.
 
-A row is {id, topic, context, question, options, answer_index}; a file holds one topic or several. The objective is the
+A row is {id, topic, context, question, options, answer_index}, and may bring an `instruction` of its own; a file holds
+one topic or several. The objective is the
 mean over topics of accuracy, so that a large topic does not drown a small one.
 """
 
@@ -28,11 +29,12 @@ class Question:
     question: str
     options: tuple[str, ...]
     answer_index: int
+    instruction: str = SYSTEM
 
     def messages(self) -> list[dict[str, str]]:
         """The prompt; the context is left out where there is none."""
         user = f"{self.context}\n\n{self.question}" if self.context else self.question
-        return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": user}]
+        return [{"role": "system", "content": self.instruction}, {"role": "user", "content": user}]
 
 
 @dataclass(frozen=True)
@@ -132,4 +134,5 @@ def _question(row: dict[str, Any], where: str) -> Question:
         raise UserError(f"{where}: 'options' must be two or more texts, got {row['options']!r}")
     if not 0 <= row["answer_index"] < len(options):
         raise UserError(f"{where}: answer_index {row['answer_index']} is none of {len(options)} options (from 0)")
-    return Question(row["id"], row["topic"], row.get("context") or "", row["question"], options, row["answer_index"])
+    context, instruction = row.get("context") or "", row.get("instruction") or SYSTEM
+    return Question(row["id"], row["topic"], context, row["question"], options, row["answer_index"], instruction)

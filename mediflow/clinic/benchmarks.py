@@ -25,8 +25,9 @@ from mediflow.clinic.answers import (
     which_symptom,
 )
 from mediflow.clinic.documents import Note, write_note
-from mediflow.clinic.knowledge import find_disease, load_knowledge
+from mediflow.clinic.knowledge import Disease, load_knowledge
 from mediflow.clinic.patients import SIDES, SIZES, Patient, draw_patients
+from mediflow.clinic.wording import CHOICE, NLI, RADIOLOGY
 from mediflow.taxonomy import WHOLE, DocumentType, load_taxonomy
 from medsmith.records import write_jsonl
 
@@ -143,9 +144,9 @@ def validation_rows(topic: str, seed: str, count: int) -> list[dict[str, Any]]:
     rows = []
     for number in range(count):
         rng = random.Random(f"validation {topic} {seed} {number}")
-        context, asked, options, index = _topic(topic, known[number % len(known)].name, f"{seed} {number}", rng)
-        rows.append({"id": f"{topic}-{number:04d}", "topic": topic, "context": context, "question": asked,
-                     "options": options, "answer_index": index})  # fmt: skip
+        instruction, asked, options, index = _topic(topic, known[number % len(known)], rng)
+        rows.append({"id": f"{topic}-{number:04d}", "topic": topic, "instruction": instruction, "context": "",
+                     "question": asked, "options": options, "answer_index": index})  # fmt: skip
     return rows
 
 
@@ -153,25 +154,24 @@ KNOWLEDGE = {"medication": which_drug, "symptoms": which_symptom, "codes": which
 TOPICS = ("knowledge", *KNOWLEDGE, "entailment", "radiology")
 
 
-def _topic(topic: str, disease: str, seed: str, rng: random.Random) -> tuple[str, str, list[str], int]:
-    d = find_disease(disease)
+def _topic(topic: str, disease: Disease, rng: random.Random) -> tuple[str, str, list[str], int]:
     if topic == "knowledge":
-        return ("", *choices(d, rng))
+        return CHOICE, *choices(disease, rng)
     if topic in KNOWLEDGE:
-        return ("", *choices_of(KNOWLEDGE[topic], d, [x for x in load_knowledge() if x.name != disease], rng))
+        return CHOICE, *choices_of(KNOWLEDGE[topic], disease, [d for d in load_knowledge() if d != disease], rng)
     if topic == "entailment":
         patient = draw_patients(rng.randrange(10**9), 1)[0]
         label = rng.choice(LABELS)
         first, second = hypothesis(write_note(FULL, WHOLE, patient, rng).statements, patient, label, rng)
-        context = f"SENTENCE_1: {first}\nSENTENCE_2: {second}"
-        return context, "How does the second sentence relate to the first?", list(LABELS), LABELS.index(label)
+        return NLI, f"SENTENCE_1: {first}\nSENTENCE_2: {second}", list(LABELS), LABELS.index(label)
     patients = draw_patients(rng.randrange(10**9), 20)
-    patient = next((p for p in patients if p.main.finding), patients[0])
+    patient = next(p for p in patients if p.main.finding)
     note = write_note(load_taxonomy().documents["radiology_report"], "Findings", patient, rng)
-    finding = patient.main.finding or "finding"
     values, right = rng.choice(((SIDES, patient.side), (SIZES, patient.size)))
-    text = f"On which side is the {finding}?" if values == SIDES else f"How large is the {finding}?"
-    return note.text.removeprefix("Findings: "), text, list(values), values.index(right)
+    finding = patient.main.finding
+    asked = f"On which side is the {finding}?" if values == SIDES else f"How large is the {finding}?"
+    findings = note.text.removeprefix("Findings: ")
+    return RADIOLOGY, f"FINDINGS: {findings}\nQUESTION: {asked}", list(values), values.index(right)
 
 
 def write_benchmarks(folder: Path, patients: Mapping[str, Sequence[Patient]], seed: int) -> dict[str, int]:

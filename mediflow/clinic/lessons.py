@@ -10,15 +10,8 @@ from mediflow.clinic.answers import LABELS, ask, choices, hypothesis
 from mediflow.clinic.benchmarks import FULL, medec_rows, meqsum_rows, problem_rows, rrs_rows
 from mediflow.clinic.documents import write_note
 from mediflow.clinic.patients import Patient, draw_patients
+from mediflow.clinic.wording import CHOICE, ERROR, NLI, PROBLEMS, QUESTION, RADIOLOGY
 from mediflow.taxonomy import WHOLE, load_taxonomy
-
-# The wording of eval's prompts, so that the base model knows how it will be asked; eval holds the originals.
-NLI = "Decide how the second sentence relates to the first. Answer ENTAILMENT, NEUTRAL or CONTRADICTION."
-PROBLEMS = "List the patient's problems, separated by semicolons."
-QUESTION = "Summarize the patient's message as one short question."
-ERROR = "Find the sentence with a medical error. Answer with its number, or -1 if there is none."
-RADIOLOGY = "Answer the question briefly from the radiology findings."
-CHOICE = "Choose the right answer."
 
 
 def write_lessons(
