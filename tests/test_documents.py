@@ -43,6 +43,13 @@ def documents() -> str:
     return table("document type | sections", ((f"`{name}`", ", ".join(one.sections)) for name, one in found.items()))
 
 
+def experts() -> str:
+    """Recipes of experts.train: those that name a method."""
+    found = {path: read_yaml(path) for path in sorted((ROOT / "experts" / "recipes").glob("*.yml"))}
+    rows = ((f"`{p.stem}`", f"`{r['base']}`", r["method"], remark(p)) for p, r in found.items() if "method" in r)
+    return table("expert | base | method | what it is", rows)
+
+
 def merges() -> str:
     found = {path: read_yaml(path) for path in sorted((ROOT / "merge_recipes").glob("*.yml"))}
     return table(
@@ -71,13 +78,15 @@ def remark(path: Path) -> str:
         if not line.startswith("#"):
             break
         lines.append(line.lstrip("# ").rstrip())
-    return re.split(r"(?<=[^0-9])[.;](?: |$)", " ".join(lines), maxsplit=1)[0]
+    text = re.sub(r"(?<=\w)- (?=\w)", "-", " ".join(lines))  # "PMC-" at the end of a line
+    return re.split(r"\.(?= [A-Z`]|$)", text, maxsplit=1)[0]
 
 
 TABLES: dict[str, Callable[[], str]] = {
     "commands": commands,
     "tasks": tasks,
     "documents": documents,
+    "experts": experts,
     "merges": merges,
     "benchmarks": benchmarks,
     "pipelines": pipelines,
