@@ -1,8 +1,8 @@
 """Validation questions: multiple choice by topic, scored by the likelihood of each option's text.
 
 A row is {id, topic, context, question, options, answer_index}, and may bring an `instruction` of its own; a file holds
-one topic or several. The objective is the
-mean over topics of accuracy, so that a large topic does not drown a small one.
+one topic or several. The objective is the mean over topics of accuracy, so that a large topic does not drown a small
+one.
 """
 
 from __future__ import annotations
