@@ -75,7 +75,7 @@ def remark(path: Path) -> str:
     """The first sentence of a YAML's opening comment."""
     lines = []
     for line in path.read_text(encoding="utf-8").splitlines():
-        if not line.startswith("#"):
+        if not line.startswith("# "):
             break
         lines.append(line.lstrip("# ").rstrip())
     text = re.sub(r"(?<=\w)- (?=\w)", "-", " ".join(lines))  # "PMC-" at the end of a line
