@@ -36,11 +36,6 @@ def ask(task: str, note: Note, patient: Patient, rng: random.Random) -> Exchange
     return TASKS[task](note, patient, rng)
 
 
-def problems(patient: Patient) -> list[str]:
-    """All diseases of this patient, the main one first."""
-    return list(patient.diseases)
-
-
 def question(patient: Patient, statements: Sequence[Statement], rng: random.Random) -> tuple[str, str]:
     """A question about one of the statements and its short answer."""
     asked = []

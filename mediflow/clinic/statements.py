@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from mediflow.clinic.knowledge import find_disease
 from mediflow.clinic.patients import Patient
 
 
@@ -60,8 +61,6 @@ def _history(p: Patient, rng: random.Random) -> list[Statement]:
 
 
 def _named(p: Patient, disease: str, rng: random.Random) -> str:
-    from mediflow.clinic.knowledge import find_disease
-
     return find_disease(disease).abbreviation if rng.random() < 0.3 else disease
 
 
