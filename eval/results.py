@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eval.scorers import ROUGE
-from eval.statistics import Interval, bootstrap_mean, mean_of_means, ratio_interval, wilson
+from eval.statistics import bootstrap_mean, mean_of_means, ratio_interval
 from medsmith.errors import UserError
+from medsmith.intervals import Interval, wilson
 from medsmith.records import Document, content_id, read_documents
 from medsmith.run import find_record
 

@@ -13,19 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medsmith.errors import UserError
+from medsmith.intervals import Interval, Z
 
 Array = NDArray[Any]
-Z = 1.959963984540054  # the normal's 97.5 % point
 _CELLS = 2**22  # cells of a table of resampled groups that is held at once (32 MiB)
 _EXACT_GROUPS = 14  # up to so many groups every sign is tried, instead of a sample
-
-
-class Interval(NamedTuple):
-    """A value and its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 class Difference(NamedTuple):
@@ -47,16 +39,6 @@ class Gains(NamedTuple):
     average: float
     datasets_gained: int
     cv: float
-
-
-def wilson(successes: float, n: int) -> Interval:
-    """A share and its Wilson interval: for right-or-wrong items that are independent."""
-    if n < 1 or not 0 <= successes <= n:
-        raise UserError(f"no share of {successes} in {n} items; there must be items, and no more successes than items")
-    share = successes / n
-    centre = (share + Z**2 / (2 * n)) / (1 + Z**2 / n)
-    half = Z / (1 + Z**2 / n) * math.sqrt(share * (1 - share) / n + Z**2 / (4 * n**2))
-    return Interval(share, max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half)))
 
 
 def bootstrap_mean(

@@ -14,9 +14,9 @@ from eval.statistics import (
     minimum_detectable_difference,
     paired_difference,
     ratio_interval,
-    wilson,
 )
 from medsmith.errors import UserError
+from medsmith.intervals import wilson
 
 # MediPhi paper, tables 11 and 12 (12 data sets in the order of the tables), with the printed average, #DG and CV.
 PAPER = {
@@ -166,3 +166,8 @@ def test_minimum_detectable_difference_by_hand() -> None:
     sd = math.sqrt(100 / 99)
     assert minimum_detectable_difference(deltas) == pytest.approx(2.8016 * sd / 10, abs=1e-4)
     assert math.isnan(minimum_detectable_difference([1.0]))
+
+
+def test_a_share_reads_with_its_interval():
+    """10 of 20 reads as 50 % with the Wilson bounds 29.9 and 70.1."""
+    assert str(wilson(10, 20)) == "50.0 % (29.9 to 70.1)"
