@@ -8,12 +8,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 from medsmith.errors import UserError
+
+PART_ROWS = 50_000
+"""Rows of one file in a folder of parts, at most."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,94 @@ def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> int:
             count += 1
     partial.replace(path)
     return count
+
+
+def read_parts(folder: Path) -> Iterator[dict[str, Any]]:
+    """Yield the rows of all `part-*.jsonl` of a folder, in order; UserError where it holds none."""
+    parts = sorted(folder.glob("part-*.jsonl"))
+    if not parts:
+        raise UserError(f"no part-*.jsonl in {folder}")
+    for part in parts:
+        yield from read_jsonl(part)
+
+
+class PartWriter:
+    """Rows, in order, into `part-00000.jsonl` and so on; what an earlier try has left there is removed.
+
+    There is always a first part, if an empty one. A row can be read back by its number: of each only its place in its
+    file is in memory. A lone surrogate, which no UTF-8 file can hold, is written as "\ufffd".
+    """
+
+    def __init__(self, folder: Path, rows_per_part: int = PART_ROWS) -> None:
+        """Start the first part of `folder`, which is made."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for old in folder.glob("part-*.jsonl"):
+            old.unlink()
+        self.folder = folder
+        self.rows_per_part = rows_per_part
+        self._offsets = array("Q")
+        self._reading: tuple[int, IO[bytes]] | None = None
+        self._place = 0
+        self._file = self._open(0)
+
+    def __len__(self) -> int:
+        """The number of rows written."""
+        return len(self._offsets)
+
+    def write(self, row: dict[str, Any]) -> int:
+        """Write one row and return its number."""
+        number = len(self._offsets)
+        if number and number % self.rows_per_part == 0:
+            self._file.close()
+            self._file = self._open(number // self.rows_per_part)
+            self._place = 0
+        line = to_line(row)
+        self._file.write(line)
+        self._offsets.append(self._place)
+        self._place += len(line)
+        return number
+
+    def read(self, number: int) -> dict[str, Any]:
+        """The row of that number."""
+        part = number // self.rows_per_part
+        if part == (len(self._offsets) - 1) // self.rows_per_part:
+            self._file.flush()
+        if self._reading is None or self._reading[0] != part:
+            if self._reading is not None:
+                self._reading[1].close()
+            self._reading = part, (self.folder / _part_name(part)).open("rb")
+        self._reading[1].seek(self._offsets[number])
+        row: dict[str, Any] = json.loads(self._reading[1].readline())
+        return row
+
+    def __enter__(self) -> PartWriter:
+        """Return the writer itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the files."""
+        self._file.close()
+        if self._reading is not None:
+            self._reading[1].close()
+
+    def _open(self, part: int) -> IO[bytes]:
+        return (self.folder / _part_name(part)).open("wb", buffering=1 << 20)
+
+
+def to_line(row: dict[str, Any]) -> bytes:
+    """One row of JSON Lines, its keys in the given order."""
+    import orjson
+
+    try:
+        return orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
+    except TypeError:
+        # A lone surrogate: JSON text can spell one, UTF-8 cannot hold it.
+        text = json.dumps(row, ensure_ascii=False, separators=(",", ":"))
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode() + b"\n"
+
+
+def _part_name(part: int) -> str:
+    return f"part-{part:05}.jsonl"
 
 
 def write_json(path: Path, value: Any) -> None:

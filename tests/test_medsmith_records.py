@@ -9,12 +9,14 @@ from medsmith.errors import UserError
 from medsmith.records import (
     Document,
     Instruction,
+    PartWriter,
     content_id,
     parse_row,
     read_documents,
     read_json,
     read_jsonl,
     read_parquet,
+    read_parts,
     write_json,
     write_jsonl,
     write_parquet,
@@ -92,3 +94,26 @@ def test_parquet_is_the_same_bytes_and_keeps_types(tmp_path: Path) -> None:
     assert read_parquet(tmp_path / "one" / "b.parquet")[1].quality is None
     with pytest.raises(UserError, match="no Parquet file in"):
         read_parquet(tmp_path)
+
+
+def test_parts_are_read_in_order_and_a_row_by_its_number(tmp_path: Path) -> None:
+    """Five rows in parts of two are three files; any row is found again while writing goes on; old parts are gone."""
+    (tmp_path / "part-00007.jsonl").write_text('{"n": "old"}\n')
+    with PartWriter(tmp_path, rows_per_part=2) as parts:
+        for n in range(4):
+            assert parts.write({"n": n, "text": "é" * n}) == n
+        assert [parts.read(n)["n"] for n in (3, 0, 2)] == [3, 0, 2]
+        parts.write({"n": 4, "text": "\ud800 alone"})
+        assert parts.read(4) == {"n": 4, "text": "\ufffd alone"}
+        assert len(parts) == 5
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"part-0000{n}.jsonl" for n in range(3)]
+    assert [row["n"] for row in read_parts(tmp_path)] == [0, 1, 2, 3, 4]
+
+
+def test_no_part_is_an_error_and_no_row_an_empty_part(tmp_path: Path) -> None:
+    """A folder that nobody wrote to is told from one without rows."""
+    with pytest.raises(UserError, match=r"no part-\*\.jsonl"):
+        list(read_parts(tmp_path / "none"))
+    with PartWriter(tmp_path / "empty"):
+        pass
+    assert list(read_parts(tmp_path / "empty")) == []
