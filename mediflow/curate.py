@@ -18,12 +18,13 @@ from pydantic import Field
 
 from mediflow.blocklists import Blocklist, load_blocklists
 from mediflow.card import write_curated_card
-from mediflow.coverage import count_coverage
+from mediflow.coverage import describe_coverage, read_planned
 from mediflow.decontaminate import Decontamination, find_contaminated
 from mediflow.dedup import Duplicate, find_exact_duplicates, find_near_duplicates
 from mediflow.filters import Limits, find_fault
-from mediflow.page import write_page
+from mediflow.page import Described, write_page
 from mediflow.rank import order_by_quality, order_stratified
+from mediflow.shingles import split_words
 from medsmith import run
 from medsmith.command import run_command
 from medsmith.config import Block
@@ -115,11 +116,26 @@ def main(config: Config) -> Path:
             "instructions": len({row.instruction for row in result.kept}),
         }
         this.facts |= facts | {"teacher": record["facts"].get("teacher", "")}
-        coverage = count_coverage(rows, result.kept)
+        table = describe_rows(rows, result.dropped)
+        coverage = describe_coverage(table, read_planned(config.generated / "coverage.json"))
         write_json(this.folder / "coverage.json", coverage)
         write_curated_card(this.folder / "README.md", config, result.kept, len(rows), this.facts)
-        write_page(this.folder / "report.html", config.title, rows, result.kept, coverage, this.facts)
+        samples = [asdict(row) for row in result.kept[:300]]
+        about = (table, table.clear(), samples, coverage, result.contamination, this.facts)
+        write_page(this.folder / "report.html", Described(config.title, *about))
         return this.finish(**{"in": len(rows), "kept": len(result.kept), "dropped": len(result.dropped)})
+
+
+def describe_rows(rows: list[Instruction], dropped: list[Dropped]) -> Any:
+    """One line a row that came in, for the page and the coverage: its columns, lengths, and what became of it."""
+    import polars
+
+    why = {one.row.id: one.reason for one in dropped}
+    lines = []
+    for row in rows:
+        words = {f"{part}_words": len(split_words(getattr(row, part))) for part in ("instruction", "input", "output")}
+        lines.append({**asdict(row), **words, "decision": why.get(row.id, "kept")})
+    return polars.DataFrame(lines, infer_schema_length=None)
 
 
 def read_judged(config: Config) -> list[Instruction]:

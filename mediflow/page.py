@@ -1,201 +1,222 @@
-"""report.html of a curated set: one static file, no script, no network. The pictures are inline SVG."""
+"""report.html of a curated set: one static file that needs no network. The numbers are made here; page.js draws."""
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+import base64
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+from mediflow.coverage import AXES, KEPT, document_of
 
-from mediflow.coverage import document_of
-from mediflow.shingles import split_words
-from medsmith.records import Instruction
+if TYPE_CHECKING:
+    import polars
 
 CRITERIA = ("quality", "alignment", "coherence", "realism", "difficulty")
 PARTS = ("instruction", "input", "output")
-SAMPLES = 40
+SCORE_BINS, LENGTH_BINS = 15, 24
+# A page must open at once: what is longer is cut, and says so.
+TEXT_CHARACTERS, SAMPLE_CHARACTERS, POINTS, POINT_CHARACTERS = 4000, 1_800_000, 5000, 200
+GROUPS = {
+    "people": ("review_rejected", "review_conflict"),
+    "not fit to use": (
+        "empty", "too_short", "too_long", "markup", "refusal", "echo", "invalid_json", "invalid", "repetition",
+        "foreign", "private", "contradicted",
+    ),
+    "repeats": ("exact_duplicate", "near_duplicate", "semantic_duplicate"),
+    "test data": ("contaminated",),
+    "quality": ("unjudged", "low_quality"),
+    "number": ("beyond_top_rows",),
+}  # fmt: skip
+"""Why rows go, in the order in which a reader would ask; a reason that is not listed comes under "other"."""
 
 
-def write_page(
-    path: Path,
-    title: str,
-    generated: Sequence[Instruction],
-    kept: Sequence[Instruction],
-    coverage: Mapping[str, Any],
-    facts: Mapping[str, Any],
-) -> None:
-    """Write the page; equal rows give equal bytes."""
-    reasons: Mapping[str, int] = facts["reasons"]
-    parts = [
-        f"<h1>{escape(title)}</h1><p>{len(kept):,} of {len(generated):,} generated rows were kept.</p>",
-        '<p class="warn">Simulated data: written by rules about invented patients. Not for clinical use.</p>'
-        if facts["simulated"]
-        else "",
-        _tiles(generated, kept, reasons, facts),
-        _section("Why rows were dropped", "", bars(reasons) if reasons else "<p>No row was dropped.</p>"),
-        _section(
-            "Scores",
-            "The judge's means, 1 to 4. Pale: all generated rows. Colour: kept.",
-            _score_charts(generated, kept),
-        ),
-        _section("Lengths", "Words. The last bar holds all that is longer.", _length_charts(generated, kept)),
-        _section(
-            "Coverage",
-            f"Rows kept by task and document. Of the combinations of task, document and format, "
-            f"{len(coverage['holes'])} have no row; {len(coverage['lost'])} finer cells "
-            "had rows and lost them all (see coverage.json).",
-            heat_map(Counter((row.task_type, document_of(row)) for row in kept)),
-        ),
-        _section("Test data kept out", "", _contamination(facts["contamination"])),
-        _section("Rows to read", "The best row of each cell, highest rank first.", _samples(kept)),
+@dataclass(frozen=True)
+class Described:
+    """What the page tells.
+
+    `rows`: one line a row that came in: task_type, document, section, input_data, output_format, difficulty_level, the
+    five scores (null: not judged), instruction_words, input_words, output_words, decision ("kept" or the reason).
+    `points`: x, y, task_type, input_data, decision, text; a sample of an embedding, may be empty.
+    `samples`: kept rows with their texts, spread over the cells; best first within a cell.
+    `coverage`: as `coverage.describe_coverage` gives it. `contamination`: {benchmark: {count's name: number}}.
+    `facts`: of the run. Read are simulated, instructions, teacher, and where they are there: teachers {name: {rows,
+    kept, cost, …}}, verification {checked, contradicted, rows, by_kind: {kind: {checked, contradicted}}}, usage {…}.
+    """
+
+    title: str
+    rows: polars.DataFrame
+    points: polars.DataFrame
+    samples: Sequence[Mapping[str, Any]]
+    coverage: Mapping[str, Any]
+    contamination: Mapping[str, Mapping[str, Any]]
+    facts: Mapping[str, Any]
+
+
+def write_page(path: Path, described: Described) -> None:
+    """Write the page; equal contents give equal bytes."""
+    here = Path(__file__).parent
+    script = (here / "page.js").read_text(encoding="utf-8")
+    # Only this very script may run, whatever a row holds.
+    allowed = base64.b64encode(hashlib.sha256(f"\n{script}".encode()).digest()).decode()
+    policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{allowed}'; img-src data:"
+    title, values = escape(described.title), json_for_script(page_data(described))
+    page = f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+{(here / "page.css").read_text(encoding="utf-8")}</style>
+</head>
+<body>
+<header><div><div class="kicker">mediflow · curated set</div><h1>{title}</h1><div id="lead"></div></div></header>
+<noscript><p>The drawings need JavaScript; the numbers are in coverage.json and run.json.</p></noscript>
+<nav><ul id="contents"></ul></nav>
+<main id="main"></main>
+<div id="tip" role="tooltip" hidden></div>
+<script type="application/json" id="data">{values}</script>
+<script>
+{script}</script>
+</body>
+</html>
+"""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(page, encoding="utf-8")
+    partial.replace(path)
+
+
+def page_data(described: Described) -> dict[str, Any]:
+    """Everything that the page shows, as JSON values; pure."""
+    import polars
+
+    axes = {axis: list(described.coverage["axes"][axis]) for axis in AXES}
+    counts = dict(described.rows["decision"].cast(polars.String).value_counts(sort=True).iter_rows())
+    drops = [
+        {"group": group, "reason": reason, "rows": counts[reason]}
+        for group, reason in sorted_reasons([reason for reason in counts if reason != KEPT])
     ]
-    style = f'<meta name="viewport" content="width=device-width"><style>{_style()}</style>'
-    page = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title>{style}'
-    path.write_text(f"{page}<main>{''.join(parts)}</main></html>\n", encoding="utf-8")
-
-
-def bars(counts: Mapping[str, int]) -> str:
-    """Horizontal bars, largest first, each with its name and number."""
-    rows = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    longest = max(counts.values())
-    marks = []
-    for place, (name, count) in enumerate(rows):
-        y = place * 26
-        width = max(2.0, 500 * count / longest)
-        marks.append(
-            f'<text x="170" y="{y + 16}" text-anchor="end">{escape(name)}</text>'
-            f'<rect x="180" y="{y + 4}" width="{width:.1f}" height="16" rx="3" fill="var(--bad)"/>'
-            f'<text x="{188 + width:.1f}" y="{y + 16}">{count:,}</text>'
-        )
-    return f'<div class="card">{_svg(760, 26 * len(rows), "".join(marks), "rows dropped by reason")}</div>'
-
-
-def histogram(name: str, every: Sequence[float], kept: Sequence[float], low: float, high: float, bins: int) -> str:
-    """Two histograms over one another, as shares of all: everything pale, what was kept in colour."""
-    edges = np.linspace(low, high, bins + 1)
-    clipped = [np.histogram(np.clip(values, low, high), edges)[0] for values in (every, kept)]
-    top = max(1, int(clipped[0].max()))
-    step = 240 / bins
-    marks = [f'<text x="0" y="12">{escape(name)}</text>']
-    for counts, colour in zip(clipped, ("var(--all)", "var(--kept)"), strict=True):
-        for place, count in enumerate(counts):
-            height = 90 * int(count) / top
-            if count:
-                marks.append(
-                    f'<rect x="{place * step + 0.5:.1f}" y="{112 - height:.1f}" width="{step - 1:.1f}" '
-                    f'height="{height:.1f}" fill="{colour}"/>'
-                )
-    middle = float(np.median(kept)) if len(kept) else float("nan")
-    marks.append(
-        f'<line x1="0" x2="240" y1="112.5" y2="112.5" stroke="var(--line)"/><text x="0" y="126">{low:g}</text>'
-    )
-    marks.append(f'<text x="240" y="126" text-anchor="end">{high:g}</text>')
-    marks.append(f'<text x="240" y="12" text-anchor="end">median {middle:.4g}</text>')
-    return f'<div class="card">{_svg(240, 130, "".join(marks), f"histogram of {name}")}</div>'
-
-
-def heat_map(counts: Mapping[tuple[str, str], int]) -> str:
-    """A table of rows × columns; the deeper the colour, the more; an empty cell shows a dot."""
-    rows = sorted({row for row, _ in counts})
-    columns = sorted({column for _, column in counts})
-    most = max(counts.values())
-    head = "".join(f"<th>{escape(_spaced(column))}</th>" for column in columns)
-    body = []
-    for row in rows:
-        cells = []
-        for column in columns:
-            count = counts.get((row, column), 0)
-            # The square root, so that small cells can be told from empty ones.
-            depth = 0.08 + 0.72 * (count / most) ** 0.5 if count else 0.0
-            where = escape(f"{_spaced(row)} · {_spaced(column)}: {count}")
-            cells.append(f'<td style="background:rgba(var(--heat),{depth:.2f})" title="{where}">{count or "·"}</td>')
-        body.append(f"<tr><th>{escape(_spaced(row))}</th>{''.join(cells)}</tr>")
-    table = f"<table><thead><tr><th></th>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
-    return f'<div class="card heat">{table}</div>'
-
-
-def _tiles(
-    generated: Sequence[Instruction], kept: Sequence[Instruction], reasons: Mapping[str, int], facts: Mapping[str, Any]
-) -> str:
-    repeats = reasons.get("exact_duplicate", 0) + reasons.get("near_duplicate", 0)
-    figures = {
-        "generated": len(generated),
-        "kept": len(kept),
-        "instructions": facts["instructions"],
-        "duplicates out": repeats,
-        "contaminated out": reasons.get("contaminated", 0),
-        "private out": reasons.get("private", 0),
+    kept = counts.get(KEPT, 0)
+    assert kept + sum(drop["rows"] for drop in drops) == len(described.rows), "a row vanished"
+    return {
+        "came": len(described.rows),
+        "kept": kept,
+        "axes": axes,
+        "documents": [document_of(place) for place in axes["input_data"]],
+        "drops": drops,
+        "scores": [one for name in CRITERIA if (one := histogram(described.rows, name, axes["task_type"], score=True))],
+        "lengths": [
+            one for name in PARTS if (one := histogram(described.rows, f"{name}_words", axes["task_type"], score=False))
+        ],
+        "cells": _cells(described.coverage, axes),
+        "planned": described.coverage.get("planned"),
+        "holes": [
+            [axes["task_type"].index(hole["task_type"]), axes["input_data"].index(hole["input_data"]), hole["why"]]
+            for hole in described.coverage["holes"]
+        ],
+        "samples": _samples(described.samples),
+        "points": _points(described.points),
+        "contamination": described.contamination,
+        "facts": dict(described.facts),
     }
-    tiles = "".join(f'<div class="card tile"><b>{number:,}</b>{name}</div>' for name, number in figures.items())
-    return f'<div class="grid">{tiles}</div>'
 
 
-def _score_charts(generated: Sequence[Instruction], kept: Sequence[Instruction]) -> str:
-    charts = []
-    for name in CRITERIA:
-        every, left = ([s for row in rows if (s := getattr(row, name)) is not None] for rows in (generated, kept))
-        if every:
-            charts.append(histogram(name, every, left, 1, 4, 15))
-    return f'<div class="grid">{"".join(charts)}</div>' if charts else "<p>No judge's scores were given.</p>"
+def sorted_reasons(reasons: Sequence[str]) -> list[tuple[str, str]]:
+    """(group, reason) in the order of GROUPS, then the others by name."""
+    known = [(group, reason) for group, listed in GROUPS.items() for reason in listed]
+    met = [pair for pair in known if pair[1] in set(reasons)]
+    return met + [("other", reason) for reason in sorted(set(reasons) - {reason for _, reason in known})]
 
 
-def _length_charts(generated: Sequence[Instruction], kept: Sequence[Instruction]) -> str:
-    charts = []
-    for name in PARTS:
-        every, left = ([len(split_words(getattr(row, name))) for row in rows] for rows in (generated, kept))
-        high = max(5, int(np.percentile(every, 99)))
-        charts.append(histogram(name, every, left, 0, high, 24))
-    return f'<div class="grid">{"".join(charts)}</div>'
+def histogram(rows: polars.DataFrame, column: str, tasks: Sequence[str], *, score: bool) -> dict[str, Any] | None:
+    """Counts in bins of all rows and of those kept, over everything ("") and by task; None without a value.
+
+    Scores have 15 bins from 1 to 4. Lengths have 24 bins up to the 99th percentile; the last holds all that is longer.
+    """
+    import polars
+
+    values = rows.select("task_type", "decision", column).drop_nulls(column)
+    if values.is_empty():
+        return None
+    value = polars.col(column)
+    if score:
+        low, bins, step = 1.0, SCORE_BINS, 3 / SCORE_BINS
+    else:
+        high = values[column].quantile(0.99)
+        assert high is not None, "a column with values has a quantile"
+        low, bins, step = 0.0, LENGTH_BINS, float(max(1, -(-int(high) // LENGTH_BINS)))
+    # The small sum keeps means such as 1.4 from falling below the edge that they are meant to stand on.
+    place = ((value - low) / step + 1e-9).floor().clip(0, bins - 1).cast(polars.Int32)
+    binned = values.with_columns(place.alias("bin"), (polars.col("decision") == KEPT).alias("is_kept"))
+    counts = {name: {"all": [0] * bins, "kept": [0] * bins} for name in ("", *tasks)}
+    for task, number, is_kept, count in binned.group_by("task_type", "bin", "is_kept").len().iter_rows():
+        for name in ("", task):
+            counts[name]["all"][number] += count
+            counts[name]["kept"][number] += count if is_kept else 0
+    left = binned.filter("is_kept")
+    medians = {"": left[column].median(), **dict(left.group_by("task_type").agg(value.median()).iter_rows())}
+    return {
+        "name": column.removesuffix("_words"),
+        "low": low,
+        "step": step,
+        "counts": {name: one for name, one in counts.items() if not name or any(one["all"])},
+        "medians": dict(sorted((str(name), median) for name, median in medians.items() if median is not None)),
+    }
 
 
-def _contamination(counts: Mapping[str, Mapping[str, int]]) -> str:
-    if not counts:
-        return '<p class="warn">No blocklist was given: rows were not compared with any benchmark.</p>'
-    names = ("benchmark", "texts", "rows out, long sequence", "rows out, most of a text", "template", "too short")
-    head = "".join(f"<th>{name}</th>" for name in names)
-    rows = "".join(
-        f"<tr><td>{escape(name)}</td>" + "".join(f"<td>{number:,}</td>" for number in one.values()) + "</tr>"
-        for name, one in counts.items()
-    )
-    note = (
-        "<p>Template: texts that so many rows hold that they are standard phrases. Too short: items without a text "
-        "long enough to tell a copy from a coincidence. Neither is looked for.</p>"
-    )
-    return f'{note}<div class="card"><table><tr>{head}</tr>{rows}</table></div>'
+def json_for_script(value: Any) -> str:
+    """JSON that can stand in a script element: no text in it can end the element or open a comment."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str, allow_nan=False)
+    for sign in "<>&\u2028\u2029":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    return text
 
 
-def _samples(kept: Sequence[Instruction]) -> str:
-    cells: dict[tuple[str, str], list[Instruction]] = defaultdict(list)
-    for row in kept:
-        cells[row.task_type, row.output_format].append(row)
-    shown = []
-    for (task, form), rows in sorted(cells.items())[:SAMPLES]:
-        row = rows[0]
-        quality = "" if row.quality is None else f" · quality {row.quality:.2f}"
-        label = escape(f"{_spaced(row.input_data)} · {row.difficulty_level} · {form}{quality} · {len(rows):,} rows")
-        texts = "".join(
-            f'<div class="dim">{part}</div><pre class="{part}">{escape(getattr(row, part))}</pre>' for part in PARTS
-        )
-        shown.append(
-            f'<details><summary>{escape(_spaced(task))} <span class="dim">{label}</span></summary>{texts}</details>'
-        )
-    return "".join(shown)
+def _cells(coverage: Mapping[str, Any], axes: Mapping[str, list[str]]) -> list[int]:
+    """Seven numbers a fine cell: the places on the four axes, planned, generated, kept."""
+    places = {axis: {value: number for number, value in enumerate(axes[axis])} for axis in AXES}
+    flat: list[int] = []
+    for cell in coverage["cells"]:
+        flat += [places[axis][cell[axis]] for axis in AXES]
+        flat += [cell["planned"], cell["generated"], cell["kept"]]
+    return flat
 
 
-def _section(title: str, note: str, body: str) -> str:
-    return f"<h2>{escape(title)}</h2>{f'<p>{escape(note)}</p>' if note else ''}{body}"
+def _samples(samples: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Samples with their texts cut, as many as the page bears."""
+    shown, used = [], 0
+    for sample in samples:
+        texts = {part: str(sample[part]) for part in PARTS}
+        cut = {part: text[:TEXT_CHARACTERS] for part, text in texts.items()}
+        used += sum(map(len, cut.values()))
+        if used > SAMPLE_CHARACTERS:
+            break
+        about = {name: sample[name] for name in ("id", *AXES, *CRITERIA) if sample.get(name) is not None}
+        shown.append({**about, **cut, "cut": [part for part in PARTS if len(texts[part]) > TEXT_CHARACTERS]})
+    return shown
 
 
-def _style() -> str:
-    return (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
+def _points(points: polars.DataFrame) -> dict[str, list[Any]] | None:
+    """Columns of the map, x and y from 0 to 10,000 with their proportion kept; None without a point."""
+    import polars
 
-
-def _svg(width: int, height: int, marks: str, label: str) -> str:
-    return f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}">{marks}</svg>'
-
-
-def _spaced(name: str) -> str:
-    return name.replace("_", " ")
+    if points.is_empty():
+        return None
+    points = points.head(POINTS)
+    spans = []
+    for axis in ("x", "y"):
+        low, high = points[axis].min(), points[axis].max()
+        spans.append((float(low), float(high)))  # type: ignore[arg-type]
+    width = max(high - low for low, high in spans) or 1.0
+    placed = {
+        axis: [round(10_000 * (value - low) / width) for value in points[axis].to_list()]
+        for axis, (low, _) in zip(("x", "y"), spans, strict=True)
+    }
+    names = {name: points[name].cast(polars.String).to_list() for name in ("task_type", "input_data", "decision")}
+    return {**placed, **names, "text": [str(text)[:POINT_CHARACTERS] for text in points["text"].to_list()]}
