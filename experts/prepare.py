@@ -23,7 +23,7 @@ import medsmith.config
 from medsmith import run
 from medsmith.command import run_command
 from medsmith.errors import UserError
-from medsmith.llm import ChatModel, Journal, TeacherConfig, open_teacher, run_calls, summarise
+from medsmith.llm import Chat, Journal, TeacherConfig, open_teacher, run_calls, summarise
 from medsmith.records import Document, content_id, read_documents, write_jsonl
 
 PROMPTS = Path(__file__).parent / "prompts"
@@ -51,7 +51,7 @@ def main(config: Config) -> Path:
         return prepare(config, this, chat)
 
 
-def prepare(config: Config, this: run.Run, chat: ChatModel) -> Path:
+def prepare(config: Config, this: run.Run, chat: Chat) -> Path:
     """What main does, with any chat model."""
     documents = choose(read_documents(config.documents / "train.jsonl"), config.limit, config.seed)
     requests = {

@@ -12,7 +12,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from medsmith.config import Config as BaseConfig
 from medsmith.config import execution
 from medsmith.errors import UserError
 from medsmith.llm import (
-    ChatModel,
+    Chat,
     ChatRequest,
     Journal,
     TeacherConfig,
@@ -85,7 +85,7 @@ def main(config: Config) -> Path:
         return generate(config, this, chat)
 
 
-def generate(config: Config, this: run.Run, chat: ChatModel) -> Path:
+def generate(config: Config, this: run.Run, chat: Chat) -> Path:
     """What main does, with any chat model."""
     taxonomy = load_taxonomy()
     _check_weights(config.weights, taxonomy)
@@ -206,7 +206,7 @@ def read_reply(call: Call, text: str) -> tuple[Generated, list[BrokenExample]]:
     return replace(generated, examples=good), sorted(broken, key=lambda one: one.number)
 
 
-def read_outcome(config: Config, call: Call, rows: dict[str, dict[str, Any]]) -> Outcome:
+def read_outcome(config: Config, call: Call, rows: Mapping[str, dict[str, Any]]) -> Outcome:
     """The better of first reply and repair (the first where they are equal) as rows and failures."""
     first = rows[call.request.id]
     if first["texts"] is None:

@@ -10,7 +10,7 @@ in `failed.jsonl` as it was written.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from medsmith.config import Config as BaseConfig
 from medsmith.config import execution
 from medsmith.errors import UserError
 from medsmith.llm import (
-    ChatModel,
+    Chat,
     ChatRequest,
     Journal,
     TeacherConfig,
@@ -86,7 +86,7 @@ def main(config: Config) -> Path:
         return judge(config, this, chat)
 
 
-def judge(config: Config, this: run.Run, chat: ChatModel) -> Path:
+def judge(config: Config, this: run.Run, chat: Chat) -> Path:
     """What main does, with any chat model."""
     requests = build_requests(config, load_taxonomy())
     own = {request.id: instruction for instruction, request in requests.items()}
@@ -180,7 +180,7 @@ def read_samples(texts: Iterable[str]) -> Judgement:
     return Judgement(samples, failed)
 
 
-def judgement(config: Config, request: ChatRequest, rows: dict[str, dict[str, Any]]) -> Judgement:
+def judgement(config: Config, request: ChatRequest, rows: Mapping[str, dict[str, Any]]) -> Judgement:
     """The first reply's readable samples and the repair's; what is broken in both stays failed."""
     row = rows[request.id]
     if row["texts"] is None:

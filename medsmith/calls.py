@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from typing import Any
 
-from medsmith.chat import ChatError, ChatModel, ChatReply, ChatRequest, MeteredChat
+from medsmith.chat import (
+    BulkChat,
+    Chat,
+    ChatError,
+    ChatModel,
+    ChatReply,
+    ChatRequest,
+    Lane,
+    MeteredChat,
+    Teachers,
+)
 from medsmith.errors import UserError
 from medsmith.journal import Journal
 from medsmith.limits import BudgetReached
@@ -15,33 +26,52 @@ from medsmith.limits import BudgetReached
 FAILURES_IN_A_ROW = 24
 """So many calls in a row that failed although each was tried again: the teacher is down, and the run stops."""
 
-FollowUp = Callable[[ChatRequest, dict[str, Any]], ChatRequest | None]
+WORKERS_PER_PLACE = 4
+"""Calls begun for each that may be in flight, so that those waiting for their retry hold nobody up."""
+
+LOOK_AHEAD = 1024
+"""The most requests that wait for one teacher. Beyond, the others wait for it: their shares are fixed, so that no time
+is lost, for the slowest teacher always has work and the run cannot end before it."""
+
+TURN_SECONDS = 0.05
+"""How long requests are pulled at a stretch before the calls in flight have their turn."""
+
+FollowUp = Callable[[ChatRequest, dict[str, Any]], ChatRequest | Sequence[ChatRequest] | None]
 
 
 def run_calls(
     requests: Iterable[ChatRequest],
-    chat: ChatModel,
+    chat: Chat | Teachers,
     journal: Journal,
     concurrency: int,
     description: str,
     *,
     follow_up: FollowUp | None = None,
     credentialed: bool = False,
-) -> dict[str, dict[str, Any]]:
-    """Call every request that the journal does not hold, once, and return the rows of all by id, in order of the ids.
+    total: int | None = None,
+) -> Mapping[str, dict[str, Any]]:
+    """Call every request that the journal does not hold, once, and return the rows of all by id.
 
-    A row is {id, model, texts | None, usage, attempts, seconds, cost, finish, error | None, final, about, request}. A
-    call that failed has its error in its row (`final`: the endpoint refused this very call); the next run makes it
-    again, because what refused may have been mended. `follow_up` sees each request with its row, new or from the
-    journal, and may answer with one more request (a repair, say). Equal ids are one call. Ctrl-C cancels the calls in
-    flight; those finished are in the journal.
+    `requests` may be a generator of millions: they are pulled as they are needed, and neither they nor their rows are
+    kept. `total` is their number where it is known and they have no length. Equal ids are one call. The rows are read
+    from the journal when they are looked at; `.values()` reads it once, in the order in which calls were answered.
+
+    A row is {id, teacher, model, texts | None, usage, attempts, seconds, cost, finish, error | None, final, about,
+    request}. A call that failed has its error in its row (`final`: the endpoint refused this very call); the next run
+    makes it again, because what refused may have been mended. `follow_up` sees each request with its row once, new or
+    from the journal, in any order, and may answer with more requests (a repair, say), which go before new ones.
+
+    Each of several teachers has its own calls in flight (its own `concurrency`). Where the money of one is used up the
+    others go on; where one refuses all calls or is down, all stop. Ctrl-C cancels the calls in flight; those finished
+    are in the journal.
 
     Raises:
-        UserError: the budget is reached, the teacher refuses all calls (key, model), or it is down.
+        UserError: a budget is reached, a teacher refuses all calls (key, model), or it is down.
     """
-    return asyncio.run(
-        _Calls(chat, journal, description, follow_up).run(list(requests), concurrency, credentialed=credentialed)
-    )
+    if total is None and isinstance(requests, Sized):
+        total = len(requests)
+    calls = _Calls(requests, chat, journal, concurrency, follow_up)
+    return asyncio.run(calls.run(description, total, credentialed=credentialed))
 
 
 def summarise(rows: Iterable[dict[str, Any]]) -> dict[str, Any]:
@@ -60,123 +90,214 @@ def summarise(rows: Iterable[dict[str, Any]]) -> dict[str, Any]:
 
 def refuse_silence(rows: Iterable[dict[str, Any]], allowed_share: float) -> None:
     """UserError where more than a share of the calls have no answer: left unfinished, the next run can mend them."""
-    all_rows = list(rows)
-    silent = [row for row in all_rows if row["error"]]
-    if len(silent) > allowed_share * len(all_rows):
+    calls = silent = 0
+    last = ""
+    for row in rows:
+        calls += 1
+        if row["error"]:
+            silent += 1
+            last = row["error"]
+    if silent > allowed_share * calls:
         raise UserError(
-            f"{len(silent)} of {len(all_rows)} calls had no answer, the last with: {silent[-1]['error']}; run again to "
+            f"{silent} of {calls} calls had no answer, the last with: {last}; run again to "
             "try those once more, or raise allow_failed to go on without them"
         )
 
 
-class _Calls:
-    """One `run_calls`: workers that share a queue, so that there is no barrier between a call and its repair."""
+class _Queue:
+    """What waits for one teacher, and the workers that take it."""
 
-    def __init__(self, chat: ChatModel, journal: Journal, description: str, follow_up: FollowUp | None) -> None:
-        self.chat = chat
-        self.journal = journal
-        self.description = description
-        self.follow_up = follow_up
-        self.done = journal.done()
-        self.queue: deque[ChatRequest] = deque()
-        self.rows: dict[str, dict[str, Any]] = {}
-        self.asleep: list[asyncio.Future[None]] = []
-        self.busy = 0
+    def __init__(self, lane: Lane) -> None:
+        self.chat = lane.chat
+        self.bulk = isinstance(lane.chat, BulkChat)
+        self.most_workers = 1 if self.bulk else WORKERS_PER_PLACE * lane.concurrency
+        self.look_ahead = max(LOOK_AHEAD, lane.chat.bulk_size if isinstance(lane.chat, BulkChat) else 0)
+        self.repairs: deque[ChatRequest] = deque()
+        self.fresh: deque[ChatRequest] = deque()
+        self.workers = 0
         self.failures = 0
+        self.spent: BudgetReached | None = None
+
+
+class _Calls:
+    """One `run_calls`: workers that pull requests, so that there is no barrier between a call and its repair."""
+
+    def __init__(
+        self,
+        requests: Iterable[ChatRequest],
+        chat: Chat | Teachers,
+        journal: Journal,
+        concurrency: int,
+        follow_up: FollowUp | None,
+    ) -> None:
+        self.requests: Iterator[ChatRequest] | None = iter(requests)
+        self.journal = journal
+        self.done = journal.done()
+        self.follow_up = follow_up
+        lanes = chat.lanes if isinstance(chat, Teachers) else {"": Lane(chat, concurrency)}
+        self.several = isinstance(chat, Teachers)
+        self.queues = {name: _Queue(lane) for name, lane in lanes.items()}
+        self.seen: set[str] = set()
+        self.repairing: set[str] = set()
+        self.finished = 0
         self.stop: UserError | None = None
 
-    async def run(
-        self, requests: list[ChatRequest], concurrency: int, *, credentialed: bool
-    ) -> dict[str, dict[str, Any]]:
+    async def run(self, description: str, total: int | None, *, credentialed: bool) -> Mapping[str, dict[str, Any]]:
         from medsmith.progress import Bar
 
-        if isinstance(self.chat, MeteredChat):
+        for name, queue in self.queues.items():
+            self._open(name, queue, credentialed=credentialed)
+        with Bar(description, total, "calls") as self.bar:
+            try:
+                async with asyncio.TaskGroup() as self.tasks:
+                    for queue in self.queues.values():
+                        for _ in range(min(queue.most_workers, total or queue.most_workers)):
+                            self._hire(queue)
+            except BaseExceptionGroup as group:
+                # Whoever catches an error expects it as it was raised.
+                raise group.exceptions[0] from None
+            finally:
+                for queue in self.queues.values():
+                    if isinstance(queue.chat, MeteredChat):
+                        await queue.chat.close()
+        stop = self.stop or next((queue.spent for queue in self.queues.values() if queue.spent), None)
+        if stop is not None:
+            left = f" ({total - self.finished} calls left)" if total is not None else ""
+            raise type(stop)(f"{stop}{left}")
+        return {key: self.journal.rows[key] for key in sorted(self.seen)}
+
+    def _open(self, name: str, queue: _Queue, *, credentialed: bool) -> None:
+        if isinstance(queue.chat, MeteredChat):
             if credentialed:
-                self.chat.refuse_remote()
-            self.chat.count_earlier(self.journal.spent_attempts, self.journal.spent_cost)
-        unique = {request.id: request for request in requests}
-        with Bar(self.description, len(unique), "calls") as self.bar:
-            for request in unique.values():
-                self._offer(request)
-            try:
-                async with asyncio.TaskGroup() as workers:
-                    # Twice as many as may be in flight, so that a call waiting for its retry holds nobody up.
-                    for _ in range(min(2 * concurrency, len(self.queue))):
-                        workers.create_task(self._work())
-            finally:
-                if isinstance(self.chat, MeteredChat):
-                    await self.chat.close()
-        if self.stop is not None:
-            left = sum(not row for row in self.rows.values())
-            raise type(self.stop)(f"{self.stop} ({left} calls left)")
-        return dict(sorted(self.rows.items()))
+                queue.chat.refuse_remote()
+            queue.chat.count_earlier(self.journal.spent_attempts, self.journal.spent_cost)
 
-    def _offer(self, request: ChatRequest) -> None:
-        """Queue a request, or take its row from the journal and go on to what follows it."""
-        follow: ChatRequest | None = request
-        while follow is not None and follow.id not in self.rows:
-            row = self.done.get(follow.id)
-            self.rows[follow.id] = row or {}
-            if row is None:
-                self.queue.append(follow)
-                return
-            follow = self.follow_up(follow, row) if self.follow_up else None
-        self.bar.advance()
+    def _queue(self, request: ChatRequest) -> _Queue:
+        return self.queues[request.teacher if self.several else ""]
 
-    async def _work(self) -> None:
-        while self.stop is None and (self.queue or self.busy):
-            if not self.queue:
-                # A busy worker may still queue a repair.
-                self.asleep.append(asyncio.get_running_loop().create_future())
-                await self.asleep[-1]
-                continue
-            self.busy += 1
-            try:
-                await self._call(self.queue.popleft())
-            finally:
-                self.busy -= 1
-                for wake in self.asleep:
-                    if not wake.done():
-                        wake.set_result(None)
-                self.asleep.clear()
+    def _hire(self, queue: _Queue) -> None:
+        if queue.workers < queue.most_workers:
+            queue.workers += 1
+            self.tasks.create_task(self._work_in_bulk(queue) if queue.bulk else self._work(queue))
 
-    async def _call(self, request: ChatRequest) -> None:
+    async def _work(self, queue: _Queue) -> None:
+        assert isinstance(queue.chat, ChatModel), "a lane that is not bulk calls one by one"
         try:
-            row = _row(request, await self.chat.complete(request), None)
-        except ChatError as error:
-            row = _row(request, None, error)
+            while (request := await self._next(queue)) is not None:
+                try:
+                    self._keep(queue, request, await queue.chat.complete(request))
+                except ChatError as error:
+                    self._keep(queue, request, error)
         except UserError as error:
-            self.stop = self.stop or error
+            if isinstance(error, BudgetReached) and self.several:
+                queue.spent = error
+            else:
+                self.stop = self.stop or error
             if isinstance(error, BudgetReached) and error.attempts:
                 # What its attempts have used is on record; the next run makes the call again.
-                self.journal.append(
-                    _row(request, None, ChatError(str(error), attempts=error.attempts, cost=error.cost))
-                )
+                failure = ChatError(str(error), attempts=error.attempts, cost=error.cost)
+                self.journal.append(_row(request, failure))
+        finally:
+            queue.workers -= 1
+
+    async def _work_in_bulk(self, queue: _Queue) -> None:
+        assert isinstance(queue.chat, BulkChat), "a lane that is bulk calls many at once"
+        try:
+            while True:
+                taken: list[ChatRequest] = []
+                while len(taken) < queue.chat.bulk_size and (request := await self._next(queue)) is not None:
+                    taken.append(request)
+                if not taken:
+                    return
+                await queue.chat.complete_all(taken, lambda request, answer: self._keep(queue, request, answer))
+        except UserError as error:
+            if isinstance(error, BudgetReached) and self.several:
+                queue.spent = error
+            else:
+                self.stop = self.stop or error
+        finally:
+            queue.workers -= 1
+
+    async def _next(self, queue: _Queue) -> ChatRequest | None:
+        """The next request of a teacher: what follows an answer first, then what waits, then new ones."""
+        until = time.monotonic() + TURN_SECONDS
+        while self.stop is None and queue.spent is None:
+            if queue.repairs:
+                return queue.repairs.popleft()
+            if queue.fresh:
+                full = len(queue.fresh) == queue.look_ahead
+                request = queue.fresh.popleft()
+                if full:
+                    for other in self.queues.values():
+                        for _ in range(other.most_workers if other is not queue else 0):
+                            self._hire(other)
+                return request
+            if self.requests is None or any(len(one.fresh) >= one.look_ahead for one in self.queues.values()):
+                return None
+            new = next(self.requests, None)
+            if new is None:
+                self.requests = None
+            else:
+                self._offer(new, fresh=True)
+            if time.monotonic() > until:
+                await asyncio.sleep(0)
+                until = time.monotonic() + TURN_SECONDS
+        return None
+
+    def _offer(self, request: ChatRequest, *, fresh: bool) -> None:
+        """Queue a request, or take its row from the journal and go on to what follows it."""
+        if request.id in self.seen:
+            self._count(fresh)
             return
+        self.seen.add(request.id)
+        row = self.done.get(request.id)
+        if row is not None:
+            self._count(fresh)
+            self._follow(request, row)
+            return
+        queue = self._queue(request)
+        if not fresh:
+            self.repairing.add(request.id)
+        (queue.fresh if fresh else queue.repairs).append(request)
+        self._hire(queue)
+
+    def _count(self, fresh: bool) -> None:
+        """Count a request as finished, if it is one of those that were given and no repair."""
+        if fresh:
+            self.finished += 1
+            self.bar.advance()
+
+    def _follow(self, request: ChatRequest, row: dict[str, Any]) -> None:
+        follow = self.follow_up(request, row) if self.follow_up else None
+        for one in [follow] if isinstance(follow, ChatRequest) else follow or ():
+            self._offer(one, fresh=False)
+
+    def _keep(self, queue: _Queue, request: ChatRequest, answer: ChatReply | ChatError) -> None:
+        row = _row(request, answer)
         self.journal.append(row)
-        self.rows[request.id] = row
-        self.failures = self.failures + 1 if row["error"] else 0
-        if self.failures >= FAILURES_IN_A_ROW:
+        queue.failures = queue.failures + 1 if row["error"] else 0
+        self._count(request.id not in self.repairing)
+        self.repairing.discard(request.id)
+        if queue.failures >= FAILURES_IN_A_ROW:
             self.stop = self.stop or UserError(
-                f"{self.failures} calls in a row failed, the last with: {row['error']}; finished calls are kept: mend "
+                f"{queue.failures} calls in a row failed, the last with: {row['error']}; finished calls are kept: mend "
                 "the teacher and run again to continue"
             )
-        follow = self.follow_up(request, row) if self.follow_up else None
-        if follow is None:
-            self.bar.advance()
-        else:
-            self._offer(follow)
+        self._follow(request, row)
 
 
-def _row(request: ChatRequest, reply: ChatReply | None, error: ChatError | None) -> dict[str, Any]:
+def _row(request: ChatRequest, answer: ChatReply | ChatError) -> dict[str, Any]:
+    reply = answer if isinstance(answer, ChatReply) else None
+    error = answer if isinstance(answer, ChatError) else None
     return {
         "id": request.id,
+        "teacher": request.teacher,
         "model": reply.model if reply else None,
         "texts": reply.texts if reply else None,
         "usage": reply.usage if reply else {},
-        "attempts": reply.attempts if reply else error.attempts if error else 1,
+        "attempts": answer.attempts,
         "seconds": round(reply.seconds, 3) if reply else 0.0,
-        "cost": reply.cost if reply else error.cost if error else 0.0,
+        "cost": answer.cost,
         "finish": reply.finish if reply else [],
         "error": str(error) if error else None,
         "final": error.final if error else True,

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from medsmith.errors import UserError
 from medsmith.records import content_id
 
 Message = dict[str, str]
+
+Engine = Literal["local", "batch", "vllm", "ray"]
+"""Who makes the calls: this process over HTTP, a provider's batch endpoint, vLLM in this process, or a Ray cluster."""
 
 
 @dataclass(frozen=True)
@@ -18,6 +21,7 @@ class ChatRequest:
     """One call. Make it by `chat_request` or `TeacherConfig.request`, which give it its id.
 
     `about` is the caller's note (a cell, a document id): recorded with the row, sent nowhere, no part of the id.
+    `teacher` is the name of the one of several teachers that is to answer.
     """
 
     id: str
@@ -27,6 +31,7 @@ class ChatRequest:
     response_schema: dict[str, Any] | None = None
     n: int = 1
     about: dict[str, Any] = field(default_factory=dict)
+    teacher: str = ""
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,7 @@ class ChatError(Exception):
         self.cost = cost
 
 
+@runtime_checkable
 class ChatModel(Protocol):
     """Whatever answers chat requests."""
 
@@ -65,7 +71,24 @@ class ChatModel(Protocol):
 
 
 @runtime_checkable
-class MeteredChat(ChatModel, Protocol):
+class BulkChat(Protocol):
+    """A chat model that is quickest when it is given many requests at once."""
+
+    bulk_size: int
+    """The most requests that it wants at once."""
+
+    async def complete_all(
+        self, requests: Sequence[ChatRequest], done: Callable[[ChatRequest, ChatReply | ChatError], None]
+    ) -> None:
+        """Call `done` exactly once for each request, in any order; UserError where no call can succeed."""
+        ...
+
+
+Chat = ChatModel | BulkChat
+
+
+@runtime_checkable
+class MeteredChat(Protocol):
     """A chat model that spends money and holds connections."""
 
     def count_earlier(self, attempts: int, cost: float) -> None:
@@ -81,6 +104,47 @@ class MeteredChat(ChatModel, Protocol):
         ...
 
 
+@runtime_checkable
+class StartsAttempts(Protocol):
+    """A chat model that says before each attempt what it may cost, where it has a budget to keep over a kill."""
+
+    def record_starts(self, record: Callable[[str, float], None]) -> None:
+        """From now on call `record(request id, bound)` before each attempt."""
+        ...
+
+
+@dataclass(frozen=True)
+class Lane:
+    """One of several teachers with the number of calls that it may have in flight."""
+
+    chat: Chat
+    concurrency: int
+
+
+class Teachers:
+    """Several chat models as one: `request.teacher` says whose a request is."""
+
+    def __init__(self, lanes: Mapping[str, Lane]) -> None:
+        """`lanes` are the teachers by name."""
+        self.lanes = dict(lanes)
+
+    def lane(self, request: ChatRequest) -> Lane:
+        """The lane of a request."""
+        assert request.teacher in self.lanes, f"no teacher {request.teacher!r}; known are {', '.join(self.lanes)}"
+        return self.lanes[request.teacher]
+
+    async def complete(self, request: ChatRequest) -> ChatReply:
+        """Let the request's own teacher answer."""
+        chat = self.lane(request).chat
+        if not isinstance(chat, BulkChat):
+            return await chat.complete(request)
+        answers: list[ChatReply | ChatError] = []
+        await chat.complete_all([request], lambda _, answer: answers.append(answer))
+        if isinstance(answers[0], ChatError):
+            raise answers[0]
+        return answers[0]
+
+
 def chat_request(
     model: str,
     messages: Sequence[Message],
@@ -91,10 +155,14 @@ def chat_request(
     n: int = 1,
     sample: int = 0,
     about: dict[str, Any] | None = None,
+    teacher: str = "",
 ) -> ChatRequest:
-    """Build a request whose id depends on all that bears on its answer; `sample` tells equal requests apart."""
+    """Build a request whose id depends on all that bears on its answer; `sample` tells equal requests apart.
+
+    `model` is all that says who answers; `teacher` is only the name by which the request finds its way there.
+    """
     key = content_id(list(messages), model, temperature, max_tokens, response_schema, n, sample)
-    return ChatRequest(key, list(messages), temperature, max_tokens, response_schema, n, about or {})
+    return ChatRequest(key, list(messages), temperature, max_tokens, response_schema, n, about or {}, teacher)
 
 
 class FakeChat:

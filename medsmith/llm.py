@@ -14,24 +14,43 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
 from medsmith.calls import refuse_silence, run_calls, summarise
-from medsmith.chat import ChatError, ChatModel, ChatReply, ChatRequest, FakeChat, Message, chat_request
+from medsmith.chat import (
+    BulkChat,
+    Chat,
+    ChatError,
+    ChatModel,
+    ChatReply,
+    ChatRequest,
+    Engine,
+    FakeChat,
+    Lane,
+    Message,
+    MeteredChat,
+    Teachers,
+    chat_request,
+)
 from medsmith.config import Block, execution
 from medsmith.errors import UserError
 from medsmith.journal import Journal
+from medsmith.records import content_id
 
 __all__ = [
     "BudgetConfig",
+    "BulkChat",
+    "Chat",
     "ChatError",
     "ChatModel",
     "ChatReply",
     "ChatRequest",
+    "Engine",
     "FakeChat",
     "Journal",
     "Message",
@@ -39,6 +58,7 @@ __all__ = [
     "TeacherConfig",
     "chat_request",
     "open_teacher",
+    "open_teachers",
     "refuse_silence",
     "run_calls",
     "summarise",
@@ -75,6 +95,7 @@ class TeacherConfig(Block):
         description="put into every request as it stands, e.g. {chat_template_kwargs: {enable_thinking: false}}; "
         "null takes one of ours out, e.g. {max_tokens: null, max_completion_tokens: 4096}",
     )
+    share: float = Field(1.0, gt=0, description="of the calls, beside the shares of the other teachers of the run")
     base_url: str | None = execution(None, "an OpenAI-compatible endpoint, e.g. http://127.0.0.1:8000/v1")
     api_key_env: str | None = execution(None, "the environment variable that holds the key; a local server needs none")
     concurrency: int = execution(8, "calls in flight at most")
@@ -82,6 +103,7 @@ class TeacherConfig(Block):
     timeout_seconds: float = execution(120.0, "how long one attempt may take")
     retry_seconds: float = execution(0.5, "the first pause before a retry; doubles each time, at most a minute")
     requests_per_minute: float | None = execution(None, "starts of requests in a minute at most")
+    tokens_per_minute: float | None = execution(None, "prompt and completion tokens in a minute at most")
     serve_timeout_seconds: float = execution(600.0, "how long the server of `serve` may take to start")
     budget: BudgetConfig = execution(BudgetConfig(), "requests and money that may be spent")
     price: Price | None = execution(None, "what tokens cost; makes the cost known and max_cost possible")
@@ -105,30 +127,87 @@ class TeacherConfig(Block):
             raise ValueError("concurrency must be at least 1, max_retries at least 0, timeout_seconds above 0")
         return self
 
+    @property
+    def name(self) -> str:
+        """The model's name, and a few letters that stand for serve and extra_body where one is set."""
+        if self.serve is None and not self.extra_body:
+            return self.model
+        return f"{self.model}#{content_id(self.serve, self.extra_body)[:6]}"
+
     def request(self, messages: Sequence[Message], **settings: Any) -> ChatRequest:
         """A request to this teacher; see `chat_request`."""
         extra = json.dumps(self.extra_body, sort_keys=True) if self.extra_body else None
-        return chat_request(" ".join(filter(None, (self.model, self.serve, extra))), messages, **settings)
+        who = " ".join(filter(None, (self.model, self.serve, extra)))
+        return chat_request(who, messages, teacher=self.name, **settings)
 
 
 @contextmanager
-def open_teacher(config: TeacherConfig, *, credentialed: bool = False) -> Iterator[ChatModel]:
+def open_teacher(
+    config: TeacherConfig, *, engine: Engine = "local", folder: Path | None = None, credentialed: bool = False
+) -> Iterator[Chat]:
     """Connect to the teacher, starting its server where the config says so; the server ends with the block.
+
+    `folder` is the run's: the batch engine keeps there which batches are under way.
 
     Raises:
         UserError: no key where one is named, a server that does not start, or credentialed data and a remote endpoint.
     """
-    from medsmith.openai_chat import OpenAIChat
     from medsmith.serve import local_server
 
-    if importlib.util.find_spec("openai") is None:
+    if engine in ("local", "batch") and importlib.util.find_spec("openai") is None:
         raise UserError("a teacher needs the package openai; install medsmith with its extra: 'medsmith[generate]'")
-    if config.serve is None:
-        assert config.base_url is not None, "the validator asks for one of base_url and serve"
-        chat = OpenAIChat(config.base_url, config)
-        if credentialed:
+    with ExitStack() as stack:
+        base_url = config.base_url
+        if config.serve is not None and engine != "vllm":
+            base_url = stack.enter_context(local_server(config.serve, config.serve_timeout_seconds))
+        chat = _build_chat(base_url, config, engine, folder)
+        if credentialed and isinstance(chat, MeteredChat):
             chat.refuse_remote()
         yield chat
-        return
-    with local_server(config.serve, config.serve_timeout_seconds) as base_url:
-        yield OpenAIChat(base_url, config)
+
+
+@contextmanager
+def open_teachers(
+    configs: Sequence[TeacherConfig],
+    *,
+    engine: Engine = "local",
+    folder: Path | None = None,
+    credentialed: bool = False,
+) -> Iterator[Chat]:
+    """Connect to several teachers at once; each answers the requests that `config.request` of its own config made.
+
+    Raises:
+        UserError: two teachers that cannot be told apart, or what `open_teacher` raises.
+    """
+    names = [config.name for config in configs]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise UserError(f"two teachers are both '{twice}'; give each its own model or extra_body, or name it once")
+    with ExitStack() as stack:
+        lanes = {
+            config.name: Lane(
+                stack.enter_context(open_teacher(config, engine=engine, folder=folder, credentialed=credentialed)),
+                config.concurrency,
+            )
+            for config in configs
+        }
+        yield Teachers(lanes) if len(lanes) > 1 else next(iter(lanes.values())).chat
+
+
+def _build_chat(base_url: str | None, config: TeacherConfig, engine: Engine, folder: Path | None) -> Chat:
+    if engine == "local":
+        from medsmith.openai_chat import OpenAIChat
+
+        assert base_url is not None, "the validator asks for one of base_url and serve"
+        return OpenAIChat(base_url, config)
+    if engine == "batch":
+        from medsmith.openai_batch import BatchChat
+
+        return BatchChat(base_url, config, folder)
+    if engine == "vllm":
+        from medsmith.vllm_chat import VllmChat
+
+        return VllmChat(config)
+    from medsmith.ray_chat import RayChat
+
+    return RayChat(base_url, config)

@@ -106,7 +106,7 @@ def test_broken_samples_are_asked_for_once_more(generated: Path) -> None:
 
 def test_a_missing_score_stays_null(generated: Path) -> None:
     """Where no sample can be read, even after repair, all means are null, and the texts are in failed.jsonl."""
-    chat = FakeChat(["a", "b", verdict(3), verdict(3), "c", "d"])
+    chat = FakeChat(["a", "b", "c", "d", verdict(3), verdict(3)])
     folder, rows = make(generated, chat)
     assert sorted([row["mean"]["quality"] is None, row["failed"], row["samples"] == []] for row in rows) == [
         [False, 0, False],

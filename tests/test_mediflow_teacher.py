@@ -144,6 +144,7 @@ def test_a_real_server_cuts_connections_and_exits_with_its_stdin(tmp_path: Path)
         assert [model["id"] for model in models["data"]] == ["simulated"]
         config = TeacherConfig(base_url=address, max_retries=2, retry_seconds=0.001)
         with open_teacher(config) as chat, pytest.raises(ChatError, match="connection lost") as error:
+            assert isinstance(chat, OpenAIChat)
             pit = {"kind": "pit", "task": "summary", "document": {"title": "Gout", "text": "Gout hurts a lot."}}
             asyncio.run(chat.complete(config.request([{"role": "user", "content": request_block(pit)}])))
         assert (error.value.attempts, error.value.final) == (3, False)

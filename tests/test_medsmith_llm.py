@@ -550,4 +550,9 @@ def test_settings_that_cannot_work_are_refused(settings: dict[str, Any], said: s
 
 def test_how_calls_are_made_bears_no_identity() -> None:
     """Only the model and the server's command say what comes out."""
-    assert identity(teacher(concurrency=3)) == {"model": "m", "serve": None, "extra_body": {}}  # type: ignore[arg-type]
+    assert identity(teacher(concurrency=3)) == {  # type: ignore[arg-type]
+        "model": "m",
+        "serve": None,
+        "extra_body": {},
+        "share": 1.0,
+    }
