@@ -105,13 +105,17 @@ class TeacherConfig(Block):
     requests_per_minute: float | None = execution(None, "starts of requests in a minute at most")
     tokens_per_minute: float | None = execution(None, "prompt and completion tokens in a minute at most")
     serve_timeout_seconds: float = execution(600.0, "how long the server of `serve` may take to start")
+    batch_requests: int = execution(50_000, "calls in one batch at most (engine batch); a provider may allow fewer")
+    vllm: dict[str, Any] | None = execution(
+        None, "arguments of vllm.LLM as they stand, {} for none (engine vllm, or ray without an address)"
+    )
     budget: BudgetConfig = execution(BudgetConfig(), "requests and money that may be spent")
     price: Price | None = execution(None, "what tokens cost; makes the cost known and max_cost possible")
     allow_remote_credentialed: bool = execution(False, "may data under a use agreement be sent to a remote endpoint?")
 
     @model_validator(mode="after")
     def _one_endpoint(self) -> TeacherConfig:
-        if (self.base_url is None) == (self.serve is None):
+        if (self.base_url is None) == (self.serve is None) and (self.vllm is None or self.serve is not None):
             raise ValueError("give exactly one of base_url (an endpoint) and serve (a command that starts one)")
         if self.serve is not None and not self.serve.strip():
             raise ValueError("serve is empty; give a command")
@@ -158,6 +162,8 @@ def open_teacher(
         raise UserError("a teacher needs the package openai; install medsmith with its extra: 'medsmith[generate]'")
     with ExitStack() as stack:
         base_url = config.base_url
+        if base_url is None and config.serve is None and engine in ("local", "batch"):
+            raise UserError(f"engine={engine} needs teacher.base_url or teacher.serve; with neither, set engine=vllm")
         if config.serve is not None and engine != "vllm":
             base_url = stack.enter_context(local_server(config.serve, config.serve_timeout_seconds))
         chat = _build_chat(base_url, config, engine, folder)
