@@ -95,7 +95,7 @@ def test_what_does_not_fit_is_no_score(bad: str) -> None:
 
 def test_broken_samples_are_asked_for_once_more(generated: Path) -> None:
     """One of two samples is broken: one repair for one sample, which sees the broken text, completes the pair."""
-    chat = FakeChat([verdict(2), "oops", verdict(3), verdict(3), verdict(4)])
+    chat = FakeChat([verdict(2), "oops", verdict(4), verdict(3), verdict(3)])
     _, rows = make(generated, chat)
     [repair] = [request for request in chat.requests if len(request.messages) == 4]
     assert (repair.n, repair.messages[2]["content"]) == (1, "oops")
