@@ -23,6 +23,7 @@ from typing import Any
 from pydantic import Field
 
 from mediflow.prompt import read_request
+from mediflow.teacher_batch import Batches
 from medsmith.config import Block, load
 from medsmith.errors import UserError
 from medsmith.llm import Message
@@ -48,6 +49,9 @@ class Faults(Block):
     cut: float = Field(default=0.0, description="the connection is closed in the middle of the answer")
     slow: float = Field(default=0.0, description="the answer comes after slow_seconds")
     slow_seconds: float = Field(default=1.0, description="how slow")
+    line_error: float = Field(default=0.0, description="a line of a batch fails with HTTP 500")
+    expired_batch: float = Field(default=0.0, description="a batch expires half way")
+    batch_seconds: float = Field(default=0.0, description="how long a batch takes at least")
     empty: float = Field(default=0.0, description="the text is empty")
     broken: float = Field(default=0.0, description="the text stops half way: torn tags, torn JSON")
     wrong_facts: float = Field(default=0.0, description="well-formed examples whose outputs belong to other inputs")
@@ -82,6 +86,11 @@ class _Teacher:
         self.seed = seed
         self.faults = faults
         self.attempts: Counter[str] = Counter()
+        self.batches = Batches(
+            self._line,
+            seconds=faults.batch_seconds,
+            expires=lambda text: draw_fault(faults, ("expired_batch",), text, 0) is not None,
+        )
         self.log = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644) if log else None
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
@@ -91,6 +100,10 @@ class _Teacher:
             await _respond(send, 200, {"object": "list", "data": [{"id": MODEL, "object": "model"}]})
         elif path == "/v1/chat/completions" and scope["method"] == "POST":
             await self._chat(await _body(receive), send)
+        elif path.startswith(("/v1/files", "/v1/batches")):
+            kind = dict(scope["headers"]).get(b"content-type", b"").decode()
+            query = scope["query_string"].decode()
+            await _respond(send, *self.batches.handle(scope["method"], path, query, kind, await _body(receive)))
         else:
             await _respond(send, 404, _error(f"no such path: {path}"))
 
@@ -115,15 +128,27 @@ class _Teacher:
             return
         if fault == "slow":
             await asyncio.sleep(self.faults.slow_seconds)
+        status, value = self._answered(asked, messages, key)
+        await _respond(send, status, value, cut=fault == "cut")
+
+    def _line(self, asked: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        """Status and body of one line of a batch."""
+        messages = asked["messages"]
+        key = request_key(messages, asked.get("temperature", 1.0))
+        attempt = self.attempts[key]
+        self.attempts[key] += 1
+        fault = draw_fault(self.faults, ("line_error",), key, attempt)
+        self._note({"key": key, "attempt": attempt, "fault": fault, "n": asked.get("n", 1), "batch": True})
+        return (500, _error("something broke")) if fault else self._answered(asked, messages, key)
+
+    def _answered(self, asked: dict[str, Any], messages: list[Message], key: str) -> tuple[int, dict[str, Any]]:
         try:
             request = read_request(messages)
             if request is None:
                 raise ValueError("no ```request block in the user's message")
-            completion = self._completion(asked, messages, request, key)
+            return 200, self._completion(asked, messages, request, key)
         except (ValueError, KeyError, TypeError, UserError) as error:
-            await _respond(send, 400, _error(f"{type(error).__name__}: {error}"))
-            return
-        await _respond(send, 200, completion, cut=fault == "cut")
+            return 400, _error(f"{type(error).__name__}: {error}")
 
     def _completion(
         self, asked: dict[str, Any], messages: list[Message], request: dict[str, Any], key: str
@@ -211,7 +236,7 @@ async def _body(receive: Receive) -> bytes:
 async def _respond(
     send: Send, status: int, value: Any, headers: Sequence[tuple[bytes, bytes]] = (), cut: bool = False
 ) -> None:
-    body = json.dumps(value, ensure_ascii=False).encode()
+    body = value if isinstance(value, bytes) else json.dumps(value, ensure_ascii=False).encode()
     size = str(len(body)).encode()
     start = [(b"content-type", b"application/json"), (b"content-length", size), *headers]
     await send({"type": "http.response.start", "status": status, "headers": start})
