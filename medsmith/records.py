@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -105,6 +105,40 @@ def read_parts(folder: Path) -> Iterator[dict[str, Any]]:
         raise UserError(f"no part-*.jsonl in {folder}")
     for part in parts:
         yield from read_jsonl(part)
+
+
+class IndexedJsonl(Mapping[str, dict[str, Any]]):
+    """A finished JSON Lines file whose rows are looked up by one of their values; only their places are in memory."""
+
+    def __init__(self, path: Path, key: str) -> None:
+        """Read `path` once. Raises UserError where it is missing, torn, or a row lacks the key."""
+        self.path = path
+        self._places: dict[str, int] = {}
+        if not path.is_file():
+            raise UserError(f"no such file: {path}")
+        place = 0
+        with path.open("rb") as lines:
+            for number, line in enumerate(lines, 1):
+                try:
+                    self._places[json.loads(line)[key]] = place
+                except (ValueError, KeyError, TypeError):
+                    raise UserError(f"{path} line {number}: no row with '{key}'; mend or remove the line") from None
+                place += len(line)
+
+    def __getitem__(self, key: str) -> dict[str, Any]:
+        """The last row with this value; KeyError where there is none."""
+        place = self._places[key]
+        with self.path.open("rb") as lines:
+            lines.seek(place)
+            return dict(json.loads(lines.readline()))
+
+    def __iter__(self) -> Iterator[str]:
+        """The values, in the order of the file."""
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        """The number of distinct values."""
+        return len(self._places)
 
 
 class PartWriter:

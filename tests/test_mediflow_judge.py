@@ -8,14 +8,13 @@ from typing import Any
 
 import pytest
 
-from mediflow.generate import Config as GenerateConfig
-from mediflow.generate import generate
 from mediflow.judge import CRITERIA, SCHEMA, Config, judge, main, mean_scores, read_samples
 from mediflow.prompt import read_request
 from medsmith import run
+from medsmith.config import Config as BaseConfig
 from medsmith.errors import UserError
 from medsmith.llm import ChatError, FakeChat
-from medsmith.records import read_json, read_jsonl
+from medsmith.records import PartWriter, read_json, read_jsonl, read_parts, write_jsonl
 
 TEACHER = {"base_url": "http://127.0.0.1:9/v1", "model": "m", "concurrency": 1}
 
@@ -24,15 +23,29 @@ def verdict(score: int = 3, **changes: Any) -> str:
     return json.dumps({name: {"rationale": "r", "score": score} for name in CRITERIA} | changes)
 
 
+class Made(BaseConfig):
+    """A step without settings."""
+
+
+def write_generated(folder: Path, instructions: int, output: str = "out {n}") -> Path:
+    """A finished generate folder: so many instructions of two examples each."""
+    about = {"task_type": "summarization", "input_data": "triage_note", "output_format": "plain_text"}
+    with run.start(Made(out=folder), "mediflow.generate") as this:
+        with PartWriter(folder / "instructions") as parts:
+            for number in range(instructions):
+                for n in range(2):
+                    text = {"instruction": f"Do {number}.", "input": f"in {n}", "output": output.format(n=n)}
+                    ids = {"id": f"{number}-{n}", "instruction_id": f"i{number}", "facts_id": f"p{number}-{n}"}
+                    parts.write(ids | about | {"difficulty_level": "hard"} | text)
+        patients = [f"p{number}-{n}" for number in range(instructions) for n in range(2)]
+        write_jsonl(folder / "facts.jsonl", ({"facts_id": key, "facts": {"id": key}} for key in patients))
+        return this.finish()
+
+
 @pytest.fixture
 def generated(tmp_path: Path) -> Path:
     """Two instructions of two examples each."""
-    weights = {"output_format": {"plain_text": 1.0}}
-    config = GenerateConfig(out=tmp_path / "generated", teacher=TEACHER, instructions=2, examples=2, weights=weights)
-    pairs = "".join(f"<example><input>in {n}</input><output>out {n}</output></example>" for n in range(2))
-    texts = [f"<instruction>Do {n}.</instruction><examples>{pairs}</examples>" for n in range(2)]
-    with run.start(config, "mediflow.generate") as this:
-        return generate(config, this, FakeChat(texts))
+    return write_generated(tmp_path / "generated", 2)
 
 
 def make(generated: Path, chat: FakeChat, **values: Any) -> tuple[Path, list[dict[str, Any]]]:
@@ -47,7 +60,7 @@ def test_a_score_is_the_mean_of_its_samples(generated: Path) -> None:
     chat = FakeChat([verdict(2), verdict(3), verdict(4), verdict(4, quality={"rationale": "weak", "score": 1})])
     folder, rows = make(generated, chat)
     assert [row["instruction_id"] for row in rows] == sorted(
-        {row["instruction_id"] for row in read_jsonl(generated / "instructions.jsonl")}
+        {row["instruction_id"] for row in read_parts(generated / "instructions")}
     )
     scores = [[row["mean"][name] for name in CRITERIA] for row in rows]
     assert sorted(scores) == [[2.5] * 5, [2.5, 4, 4, 4, 4]]
@@ -66,9 +79,7 @@ def test_the_judge_sees_instruction_examples_and_facts(generated: Path) -> None:
     request = read_request(list(chat.requests[0].messages))
     assert request is not None
     assert sorted(example["output"] for example in request["examples"]) == ["out 0", "out 1"]
-    about = {row["input"]: row["facts_id"] for row in read_jsonl(generated / "instructions.jsonl")
-             if row["instruction"] == request["instruction"]}  # fmt: skip
-    assert [fact["id"] for fact in request["facts"]] == [about[example["input"]] for example in request["examples"]]
+    assert [fact["id"] for fact in request["facts"]] == ["p0-0", "p0-1"]
 
 
 @pytest.mark.parametrize(
@@ -124,6 +135,70 @@ def test_a_call_without_answer_has_no_score(generated: Path) -> None:
     )
     assert sorted(row["failed"] for row in rows) == [0, 2]
     assert {row["reason"] for row in read_jsonl(folder / "failed.jsonl")} == {"no answer: HTTP 400"}
+
+
+def test_an_instruction_written_twice_is_judged_once(tmp_path: Path) -> None:
+    """Rows of the same instruction from a later call are not judged again."""
+    folder = write_generated(tmp_path / "generated", 1)
+    row = next(read_parts(folder / "instructions"))
+    with PartWriter(folder / "instructions") as parts:
+        for key in ("i0", "i1", "i0"):
+            parts.write(row | {"instruction_id": key, "instruction": key})
+    chat = FakeChat([verdict()] * 4)
+    _, rows = make(folder, chat)
+    assert [row["instruction_id"] for row in rows] == ["i0", "i1"] and len(chat.requests) == 2
+
+
+def test_a_planted_error_is_judged_beside_the_sound_row(tmp_path: Path) -> None:
+    """Two of three instructions are judged again with one output made wrong; one fell, one did not; scores stay."""
+    folder = write_generated(tmp_path / "generated", 3, output="metformin 50{n} mg, left side")
+    replies = {False: iter([4, 4, 4]), True: iter([2, 4])}
+
+    class Judge:
+        def __init__(self) -> None:
+            self.broken: list[list[str]] = []
+
+        async def complete(self, request: Any) -> Any:
+            asked = read_request(list(request.messages))
+            assert asked is not None
+            outputs = [example["output"] for example in asked["examples"]]
+            planted = "planted" in request.about
+            if planted:
+                self.broken.append(outputs)
+            return await FakeChat([verdict(next(replies[planted]))]).complete(request)
+
+    chat = Judge()
+    config = Config(out=tmp_path / "judged", generated=folder, teacher=TEACHER, samples=1, calibrate=2)
+    with run.start(config, "mediflow.judge") as this:
+        judge(config, this, chat)
+    sound = ["metformin 500 mg, left side", "metformin 501 mg, left side"]
+    assert [sum(a != b for a, b in zip(outputs, sound, strict=True)) for outputs in chat.broken] == [1, 1]
+    record = read_json(config.out / "run.json")
+    assert record["counts"] == {"instructions": 3, "samples": 3, "scored": 3, "failed": 0, "without_score": 0}
+    calibration = record["facts"]["calibration"]
+    assert (calibration["planted"], calibration["unscored"]) == (2, 0)
+    quality = calibration["criteria"]["quality"]
+    assert (quality["lower"], quality["same"], quality["mean_change"]) == (1, 1, -1.0)
+    assert [row["mean"]["quality"] for row in read_jsonl(config.out / "scores.jsonl")] == [4.0] * 3
+    assert len(list(read_jsonl(config.out / "calibration.jsonl"))) == 2
+
+
+def test_agreement_is_measured_among_samples_and_with_another_judge(generated: Path) -> None:
+    """Samples that agree give 1; a judge of the same opinion 1; a folder of other instructions is refused."""
+    replies = [verdict(2), verdict(2), verdict(4), verdict(4)]
+    first, _ = make(generated, FakeChat(list(replies)))
+    config = Config(out=generated.parent / "two", generated=generated, teacher=TEACHER, samples=2, others=[first])
+    with run.start(config, "mediflow.judge") as this:
+        judge(config, this, FakeChat(list(replies)))
+    found = read_json(config.out / "run.json")["facts"]["agreement"]
+    assert found["samples"]["quality"] == 1.0 and found[str(first)]["realism"] == 1.0
+    strange = Config(out=generated.parent / "strange", generated=generated, teacher=TEACHER)
+    with run.start(strange, "mediflow.judge") as this:
+        write_jsonl(strange.out / "scores.jsonl", [{"instruction_id": "x", "mean": {}}])
+        this.finish()
+    config = config.model_copy(update={"others": [strange.out], "out": generated.parent / "three"})
+    with run.start(config, "mediflow.judge") as this, pytest.raises(UserError, match="judged none of the instructions"):
+        judge(config, this, FakeChat(list(replies)))
 
 
 def test_an_unfinished_folder_is_refused(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 from medsmith.errors import UserError
 from medsmith.records import (
     Document,
+    IndexedJsonl,
     Instruction,
     PartWriter,
     content_id,
@@ -117,3 +118,16 @@ def test_no_part_is_an_error_and_no_row_an_empty_part(tmp_path: Path) -> None:
     with PartWriter(tmp_path / "empty"):
         pass
     assert list(read_parts(tmp_path / "empty")) == []
+
+
+def test_rows_are_looked_up_by_a_value(tmp_path: Path) -> None:
+    """The last row of a value counts; a file with a row that lacks it, or without a file, is refused."""
+    path = tmp_path / "facts.jsonl"
+    write_jsonl(path, [{"k": "ä", "n": 1}, {"k": "b", "n": 2}, {"k": "ä", "n": 3}])
+    rows = IndexedJsonl(path, "k")
+    assert (rows["ä"]["n"], rows["b"]["n"], len(rows), list(rows)) == (3, 2, 2, ["ä", "b"])
+    assert rows.get("c") is None
+    with pytest.raises(UserError, match="line 1: no row with 'id'"):
+        IndexedJsonl(path, "id")
+    with pytest.raises(UserError, match="no such file"):
+        IndexedJsonl(tmp_path / "none.jsonl", "k")
