@@ -17,11 +17,13 @@ from medsmith.chat import (
     ChatRequest,
     Lane,
     MeteredChat,
+    StartsAttempts,
     Teachers,
 )
 from medsmith.errors import UserError
-from medsmith.journal import Journal
-from medsmith.limits import BudgetReached
+from medsmith.ids import IdSet
+from medsmith.journal import Journal, Spent
+from medsmith.limits import BudgetReached, Stopped
 
 FAILURES_IN_A_ROW = 24
 """So many calls in a row that failed although each was tried again: the teacher is down, and the run stops."""
@@ -137,7 +139,7 @@ class _Calls:
         lanes = chat.lanes if isinstance(chat, Teachers) else {"": Lane(chat, concurrency)}
         self.several = isinstance(chat, Teachers)
         self.queues = {name: _Queue(lane) for name, lane in lanes.items()}
-        self.seen: set[str] = set()
+        self.seen = IdSet()
         self.repairing: set[str] = set()
         self.finished = 0
         self.stop: UserError | None = None
@@ -164,13 +166,18 @@ class _Calls:
         if stop is not None:
             left = f" ({total - self.finished} calls left)" if total is not None else ""
             raise type(stop)(f"{stop}{left}")
-        return {key: self.journal.rows[key] for key in sorted(self.seen)}
+        return self.journal.rows_of(self.seen)
 
     def _open(self, name: str, queue: _Queue, *, credentialed: bool) -> None:
         if isinstance(queue.chat, MeteredChat):
             if credentialed:
                 queue.chat.refuse_remote()
-            queue.chat.count_earlier(self.journal.spent_attempts, self.journal.spent_cost)
+            spent = Spent(self.journal.spent_attempts, self.journal.spent_cost)
+            if self.several:
+                spent = self.journal.spent.get(name, Spent())
+            queue.chat.count_earlier(spent.attempts, spent.cost)
+        if isinstance(queue.chat, StartsAttempts):
+            queue.chat.record_starts(lambda key, bound: self.journal.start(key, bound, name))
 
     def _queue(self, request: ChatRequest) -> _Queue:
         return self.queues[request.teacher if self.several else ""]
@@ -182,21 +189,22 @@ class _Calls:
 
     async def _work(self, queue: _Queue) -> None:
         assert isinstance(queue.chat, ChatModel), "a lane that is not bulk calls one by one"
+        complete = queue.chat.complete
         try:
             while (request := await self._next(queue)) is not None:
                 try:
-                    self._keep(queue, request, await queue.chat.complete(request))
+                    answer: ChatReply | ChatError = await complete(request)
                 except ChatError as error:
-                    self._keep(queue, request, error)
+                    answer = error
+                except Stopped as error:
+                    if error.attempts:
+                        # What its attempts have used is on record; the next run makes the call again.
+                        failure = ChatError(str(error), attempts=error.attempts, cost=error.cost)
+                        self.journal.append(_row(request, failure))
+                    raise
+                self._keep(queue, request, answer)
         except UserError as error:
-            if isinstance(error, BudgetReached) and self.several:
-                queue.spent = error
-            else:
-                self.stop = self.stop or error
-            if isinstance(error, BudgetReached) and error.attempts:
-                # What its attempts have used is on record; the next run makes the call again.
-                failure = ChatError(str(error), attempts=error.attempts, cost=error.cost)
-                self.journal.append(_row(request, failure))
+            self._end(queue, error)
         finally:
             queue.workers -= 1
 
@@ -211,12 +219,18 @@ class _Calls:
                     return
                 await queue.chat.complete_all(taken, lambda request, answer: self._keep(queue, request, answer))
         except UserError as error:
-            if isinstance(error, BudgetReached) and self.several:
-                queue.spent = error
-            else:
-                self.stop = self.stop or error
+            self._end(queue, error)
         finally:
             queue.workers -= 1
+
+    def _end(self, queue: _Queue, error: UserError) -> None:
+        """End a lane whose budget is used up, beside others that go on; for any other reason end them all."""
+        if isinstance(error, BudgetReached) and self.several:
+            queue.spent = queue.spent or error
+            queue.fresh.clear()
+            queue.repairs.clear()
+        else:
+            self.stop = self.stop or error
 
     async def _next(self, queue: _Queue) -> ChatRequest | None:
         """The next request of a teacher: what follows an answer first, then what waits, then new ones."""
@@ -228,9 +242,7 @@ class _Calls:
                 full = len(queue.fresh) == queue.look_ahead
                 request = queue.fresh.popleft()
                 if full:
-                    for other in self.queues.values():
-                        for _ in range(other.most_workers if other is not queue else 0):
-                            self._hire(other)
+                    self._wake(queue)
                 return request
             if self.requests is None or any(len(one.fresh) >= one.look_ahead for one in self.queues.values()):
                 return None
@@ -244,18 +256,25 @@ class _Calls:
                 until = time.monotonic() + TURN_SECONDS
         return None
 
+    def _wake(self, queue: _Queue) -> None:
+        """This teacher's queue is no longer full: the others may pull again."""
+        for other in self.queues.values():
+            for _ in range(other.most_workers if other is not queue else 0):
+                self._hire(other)
+
     def _offer(self, request: ChatRequest, *, fresh: bool) -> None:
         """Queue a request, or take its row from the journal and go on to what follows it."""
-        if request.id in self.seen:
+        if not self.seen.add(request.id):
             self._count(fresh)
             return
-        self.seen.add(request.id)
         row = self.done.get(request.id)
         if row is not None:
             self._count(fresh)
             self._follow(request, row)
             return
         queue = self._queue(request)
+        if queue.spent is not None:
+            return
         if not fresh:
             self.repairing.add(request.id)
         (queue.fresh if fresh else queue.repairs).append(request)

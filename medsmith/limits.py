@@ -11,14 +11,15 @@ from dataclasses import dataclass
 from medsmith.errors import UserError
 
 
-class BudgetReached(UserError):
-    """No further request fits the budget; what is finished is in the journal.
-
-    `attempts` and `cost` are what the call that met the limit had already used.
-    """
+class Stopped(UserError):
+    """A call met what ends the run; `attempts` and `cost` are what it had already used."""
 
     attempts = 0
     cost = 0.0
+
+
+class BudgetReached(Stopped):
+    """No further request fits the budget; what is finished is in the journal."""
 
 
 @dataclass
