@@ -56,7 +56,8 @@ class TaskType:
 class DocumentType:
     """One document type and its sections, each a list of topics (`clinic/topics.py`).
 
-    `alone` are the sections that are inputs of their own; the whole document always is one.
+    `alone` are the sections that are inputs of their own; the whole document always is one. `speaker` is who talks with
+    the patient where it is a dialogue.
     """
 
     name: str
@@ -64,6 +65,7 @@ class DocumentType:
     dialogue: bool
     sections: dict[str, tuple[str, ...]]
     alone: tuple[str, ...] = ()
+    speaker: str = "doctor"
 
     def topics(self, section: str) -> tuple[str, ...]:
         """Topics of one section, or of all of them for the whole document."""
@@ -129,6 +131,7 @@ def load_taxonomy() -> Taxonomy:
             title=row["title"],
             dialogue=row.get("style") == "dialogue",
             sections={name: tuple(topics) for name, topics in row["sections"].items()},
+            speaker=row.get("speaker", "doctor"),
             alone=tuple(row.get("alone", row["sections"] if len(row["sections"]) > 1 else ())),
         )
     return Taxonomy(tasks, documents)

@@ -8,10 +8,34 @@ from collections.abc import Callable
 from mediflow.clinic.documents import write_note
 from mediflow.clinic.knowledge import Disease, load_knowledge
 from mediflow.clinic.patients import draw_disease, draw_patients
-from mediflow.taxonomy import WHOLE, load_taxonomy
+from mediflow.taxonomy import WHOLE, DocumentType
 from medsmith.records import Document, content_id
 
 LICENCE = "CC0-1.0 (simulated)"
+
+
+def _form(title: str, **sections: str) -> DocumentType:
+    named = {name.replace("_", " "): tuple(topics.split()) for name, topics in sections.items()}
+    return DocumentType(title, title, "Conversation" in title, named)
+
+
+# The forms of the notes that an expert reads. They are not those of the taxonomy, which may grow: a corpus is the same
+# for a seed for ever, and with it what the embedded base and the experts were taught.
+FORMS = (
+    _form("Admission Note", Presentation="presentation symptoms", Past_History="history medications allergy",
+          Social_History="social", Examination="vitals labs"),
+    _form("Discharge Summary", Chief_Complaint="presentation", History="symptoms denials history medications",
+          Hospital_Course="labs imaging diagnosis treatment", Discharge_Plan="follow_up"),
+    _form("Doctor-Patient Conversation", Complaint="presentation symptoms denials", Plan="diagnosis treatment follow_up"),
+    _form("Laboratory Report", Results="labs diagnosis"),
+    _form("Prescription Note", Prescription="diagnosis treatment medications allergy"),
+    _form("Radiology Report", Indication="presentation", Findings="imaging", Impression="diagnosis"),
+    _form("Referral Letter", Letter="presentation symptoms labs diagnosis medications follow_up"),
+    _form("SOAP Clinical Note", Subjective="presentation symptoms denials", Objective="vitals labs",
+          Assessment="diagnosis history", Plan="treatment follow_up"),
+    _form("Social Work Note", Social_Situation="social history"),
+    _form("Triage Note", Triage="presentation symptoms vitals allergy"),
+)  # fmt: skip
 
 
 def write_corpus(name: str, seed: int, count: int, rare_share: float = 0.5) -> list[Document]:
@@ -32,12 +56,11 @@ def _document(corpus: str, number: int, title: str, text: str) -> Document:
 
 
 def _clinical(seed: int, count: int, rare_share: float) -> list[Document]:
-    kinds = list(load_taxonomy().documents.values())
     documents = []
     for number, patient in enumerate(draw_patients(seed, count, rare_share)):
-        kind = kinds[number % len(kinds)]
-        note = write_note(kind, WHOLE, patient, random.Random(f"clinical {seed} {number}"))
-        documents.append(_document("clinical", number, kind.title, note.text))
+        form = FORMS[number % len(FORMS)]
+        note = write_note(form, WHOLE, patient, random.Random(f"clinical {seed} {number}"))
+        documents.append(_document("clinical", number, form.title, note.text))
     return documents
 
 

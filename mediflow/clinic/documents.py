@@ -3,24 +3,44 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from mediflow.clinic.patients import Patient
-from mediflow.clinic.statements import TOPICS, Statement
+from mediflow.clinic.statements import Statement
+from mediflow.clinic.topics import load_topics
 from mediflow.taxonomy import WHOLE, DocumentType
 
 
 @dataclass(frozen=True)
+class Part:
+    """One section of a written document; an empty heading leaves it unheaded."""
+
+    heading: str
+    statements: tuple[Statement, ...]
+
+
+@dataclass(frozen=True)
 class Note:
-    """A written document and the statements it is made of, in reading order."""
+    """A written document: its text, the statements it is made of in reading order, and where each stands in the text.
+
+    `speaker` is who talks with the patient in a dialogue, empty in prose.
+    """
 
     text: str
     statements: tuple[Statement, ...]
+    spans: tuple[tuple[int, int], ...]
+    parts: tuple[Part, ...]
+    speaker: str
 
     def of(self, *kinds: str) -> list[Statement]:
         """The statements of these kinds."""
         return [statement for statement in self.statements if statement.kind in kinds]
+
+    def where(self, keep: Callable[[Statement], bool]) -> Note:
+        """The same document without the statements that `keep` refuses, and without parts that are empty then."""
+        left = [Part(part.heading, tuple(s for s in part.statements if keep(s))) for part in self.parts]
+        return _lay_out([part for part in left if part.statements], self.speaker)
 
 
 def write_note(
@@ -29,35 +49,40 @@ def write_note(
     """Write one section or the whole document; topics in `needs` that it lacks are added at its end."""
     sections = document.sections if section == WHOLE else {section: document.sections[section]}
     missing = [topic for topic in needs if not any(topic in topics for topics in sections.values())]
-    statements: list[Statement] = []
     parts = []
     for name, topics in sections.items():
         last = name == list(sections)[-1]
-        said = [s for topic in (*topics, *(missing if last else ())) for s in TOPICS[topic](patient, rng)]
-        statements += said
-        parts.append(_dialogue(said) if document.dialogue else _prose(name, said, headed=len(sections) > 1))
-    return Note("\n".join(parts), tuple(statements))
+        said = [s for topic in (*topics, *(missing if last else ())) for s in load_topics()[topic](patient, rng)]
+        parts.append(Part(name if len(sections) > 1 and not document.dialogue else "", tuple(said)))
+    return _lay_out(parts, document.speaker if document.dialogue else "")
 
 
-def _prose(name: str, said: list[Statement], headed: bool) -> str:
-    body = " ".join(statement.text for statement in said)
-    return f"{name}: {body}" if headed else body
+def _lay_out(parts: Sequence[Part], speaker: str) -> Note:
+    """Prose with headings, or a dialogue with a turn for each statement."""
+    text = ""
+    spans: list[tuple[int, int]] = []
+    for number, part in enumerate(parts):
+        text += ("\n" if number else "") + (f"{part.heading}: " if part.heading else "")
+        for turn, statement in enumerate(part.statements):
+            if turn:
+                text += "\n" if speaker else " "
+            start = len(text)
+            text += _spoken(statement, speaker) if speaker else statement.text
+            spans.append((start, len(text)))
+    return Note(text, tuple(s for part in parts for s in part.statements), tuple(spans), tuple(parts), speaker)
 
 
-def _dialogue(said: list[Statement]) -> str:
-    """The doctor asks, the patient (or, for findings, the doctor) states."""
-    lines = []
-    for statement in said:
-        spoken = statement.text
-        for formal, plain in (
-            ("The patient reports", "I have"),
-            ("The patient also has", "I also have"),
-            ("The patient denies", "I do not have"),
-            ("The patient takes", "I take"),
-            ("The patient is on", "I am on"),
-            ("The patient is", "I am"),
-        ):
-            spoken = spoken.replace(formal, plain)
-        patient_says = statement.kind in {"symptom", "denial", "medication", "work", "living", "substance", "allergy"}
-        lines.append(f"[{'patient' if patient_says else 'doctor'}] {spoken}")
-    return "\n".join(lines)
+def _spoken(statement: Statement, speaker: str) -> str:
+    """The clinician asks, the patient (or, for findings, the clinician) states."""
+    spoken = statement.text
+    for formal, plain in (
+        ("The patient reports", "I have"),
+        ("The patient also has", "I also have"),
+        ("The patient denies", "I do not have"),
+        ("The patient takes", "I take"),
+        ("The patient is on", "I am on"),
+        ("The patient is", "I am"),
+    ):
+        spoken = spoken.replace(formal, plain)
+    patient_says = statement.kind in {"symptom", "denial", "medication", "work", "living", "substance", "allergy"}
+    return f"[{'patient' if patient_says else speaker}] {spoken}"

@@ -6,6 +6,7 @@ import random
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from mediflow.clinic.care import Care, draw_care
 from mediflow.clinic.knowledge import Disease, find_disease, load_knowledge
 
 FREQUENCIES = ("daily", "twice daily", "every eight hours", "at bedtime")
@@ -55,6 +56,7 @@ class Patient:
     substances: tuple[tuple[str, str], ...]
     allergy: str
     follow_up_weeks: int
+    care: Care
 
     def facts(self) -> dict[str, Any]:
         """The state as JSON values: what a grounded prompt carries."""
@@ -70,6 +72,7 @@ def patient_from_facts(facts: dict[str, Any]) -> Patient:
     """The inverse of `Patient.facts` (JSON turns tuples into lists). Raises KeyError or TypeError on foreign facts."""
     values = dict(facts)
     values["medications"] = tuple(Medication(**medication) for medication in facts["medications"])
+    values["care"] = Care(**facts["care"])
     values["new_medication"] = Medication(**facts["new_medication"])
     values["substances"] = tuple((name, status) for name, status in facts["substances"])
     for name in ("diseases", "symptoms", "denied"):
@@ -134,6 +137,8 @@ def _draw(rng: random.Random, seed: int, number: int, rare_share: float) -> Pati
         substances=tuple((name, rng.choice(STATUS)) for name in SUBSTANCES),
         allergy=rng.choice(ALLERGIES),
         follow_up_weeks=rng.randint(1, 12),
+        # A draw of its own: what is added to care changes nothing above.
+        care=draw_care(random.Random(f"care {seed} {number}")),
     )
 
 

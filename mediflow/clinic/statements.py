@@ -1,4 +1,4 @@
-"""A patient's state as single sentences, each with the facts that it states. Documents are made of these."""
+"""A visit as single sentences, each with the facts that it states. Documents are made of these and of topics.yml."""
 
 from __future__ import annotations
 
@@ -12,11 +12,20 @@ from mediflow.clinic.patients import Patient
 
 @dataclass(frozen=True)
 class Statement:
-    """One sentence and what it says: `kind` and the values named in it."""
+    """One sentence and what it says: `kind` and the values named in it.
+
+    `keywords` stand in the text and belong to the `aspect`; `asked` are questions that it answers, with the answers;
+    `holds` and `fails` are sentences that follow from it or contradict it.
+    """
 
     kind: str
     text: str
     values: tuple[str, ...] = ()
+    keywords: tuple[str, ...] = ()
+    aspect: str = ""
+    asked: tuple[tuple[str, str], ...] = ()
+    holds: tuple[str, ...] = ()
+    fails: tuple[str, ...] = ()
 
 
 def number(value: float) -> str:
@@ -162,7 +171,7 @@ def _allergy(p: Patient, rng: random.Random) -> list[Statement]:
     return [Statement("allergy", f"The patient is allergic to {p.allergy}.", (p.allergy,))]
 
 
-TOPICS: dict[str, Callable[[Patient, random.Random], list[Statement]]] = {
+VISIT: dict[str, Callable[[Patient, random.Random], list[Statement]]] = {
     "presentation": _presentation,
     "symptoms": _symptoms,
     "denials": _denials,
@@ -177,4 +186,4 @@ TOPICS: dict[str, Callable[[Patient, random.Random], list[Statement]]] = {
     "social": _social,
     "allergy": _allergy,
 }
-"""What a section of a document can be about; the names used in `documents/*.yml`."""
+"""The topics that code writes, because their sentences depend on what is true; `topics.py` has them all."""
