@@ -85,7 +85,12 @@ def draw_patients(seed: int, count: int, rare_share: float = 0.5) -> list[Patien
 
     `rare_share` is the chance that a disease is drawn from the rare half of what the clinic knows.
     """
-    return [_draw(random.Random(f"patient {seed} {number}"), seed, number, rare_share) for number in range(count)]
+    return [draw_patient(seed, number, rare_share) for number in range(count)]
+
+
+def draw_patient(seed: int, number: int, rare_share: float = 0.5) -> Patient:
+    """The patient of that number of `draw_patients`."""
+    return _draw(random.Random(f"patient {seed} {number}"), seed, number, rare_share)
 
 
 def draw_disease(rng: random.Random, rare_share: float = 0.5) -> Disease:
