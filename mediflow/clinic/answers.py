@@ -2,33 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import random
+import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from functools import cache
 
+from mediflow.clinic import rewriting
 from mediflow.clinic.documents import Note
+from mediflow.clinic.exchange import Exchange, as_written
 from mediflow.clinic.knowledge import Disease, find_disease, load_knowledge, treated_by
 from mediflow.clinic.patients import SIDES, Patient
 from mediflow.clinic.statements import Statement
 
 Asked = Callable[[Disease, list[Disease], random.Random], tuple[str, str, list[str]]]
 LABELS = ("ENTAILMENT", "NEUTRAL", "CONTRADICTION")
-
-
-@dataclass(frozen=True)
-class Exchange:
-    """What is shown, the right answer as plain text, and as the JSON object of the task's schema."""
-
-    input: str
-    text: str
-    value: dict[str, Any]
-    kind: str = ""
-
-    def output(self, output_format: str) -> str:
-        """The answer in the asked format."""
-        return json.dumps(self.value, ensure_ascii=False) if output_format == "json" else self.text
 
 
 def ask(task: str, note: Note, patient: Patient, rng: random.Random) -> Exchange:
@@ -67,16 +54,17 @@ def question(patient: Patient, statements: Sequence[Statement], rng: random.Rand
             asked.append(("When is the follow-up?", f"in {s.values[0]}"))
         elif s.kind == "presentation":
             asked += [("What is the main complaint?", s.values[2]), ("For how many days?", s.values[3])]
+        asked += s.asked
     return rng.choice(asked)
 
 
 def hypothesis(statements: Sequence[Statement], patient: Patient, label: str, rng: random.Random) -> tuple[str, str]:
     """A premise from the statements and a second sentence that stands in the relation `label` to it."""
-    usable = [s for s in statements if s.kind in HYPOTHESES and s.values]
+    usable = [s for s in statements if (s.kind in HYPOTHESES and s.values) or s.holds]
     premise = rng.choice(usable)
     if label == "NEUTRAL":
         return premise.text, _neutral(premise, patient, rng)
-    entailed, contradicted = HYPOTHESES[premise.kind](premise, rng)
+    entailed, contradicted = (premise.holds, premise.fails) if premise.holds else HYPOTHESES[premise.kind](premise, rng)
     return premise.text, rng.choice(entailed if label == "ENTAILMENT" else contradicted)
 
 
@@ -245,26 +233,59 @@ def _multiple_choice(note: Note, patient: Patient, rng: random.Random) -> Exchan
     return Exchange(f"{note.text}\n\n{asked}\n{listed}", options[index], {"answer": options[index]})
 
 
+ENTITIES = {
+    "drugs": "drug",
+    "symptoms that are present": "symptom",
+    "symptoms that are denied": "denied symptom",
+}
+"""What named entity recognition asks for, and the label of one."""
+
+
 def _entities(note: Note, patient: Patient, rng: random.Random) -> Exchange:
-    kind = rng.choice(("drugs", "symptoms that are present", "symptoms that are denied"))
-    found = {
-        "drugs": [s.values[0] for s in note.of("medication", "treatment") if s.values],
-        "symptoms that are present": [
-            s.values[2] if s.kind == "presentation" else s.values[0] for s in note.of("presentation", "symptom")
-        ],
-        "symptoms that are denied": [s.values[0] for s in note.of("denial")],
-    }[kind]
-    return Exchange(note.text, "; ".join(found) or "none", {"entities": found}, kind)
+    kind = rng.choice(list(ENTITIES))
+    places = [m.span() for m in _drug_names().finditer(note.text)] if kind == "drugs" else _symptoms(note, kind)
+    once: dict[str, tuple[int, int]] = {}
+    for start, end in places:
+        once.setdefault(note.text[start:end].lower(), (start, end))
+    found = [
+        {"text": note.text[start:end], "label": ENTITIES[kind], "start": start, "end": end}
+        for start, end in once.values()
+    ]
+    text = "; ".join(str(entity["text"]) for entity in found) or "none"
+    return Exchange(note.text, text, {"entities": found}, kind)
+
+
+def _symptoms(note: Note, kind: str) -> list[tuple[int, int]]:
+    """Where statements name a symptom that the patient has, or denies; others may name it of people in general."""
+    wanted = {"denial": 0} if kind.endswith("denied") else {"presentation": 2, "symptom": 0}
+    places = []
+    for statement, (start, end) in zip(note.statements, note.spans, strict=True):
+        if statement.kind in wanted:
+            symptom = statement.values[wanted[statement.kind]]
+            at = note.text.lower().index(symptom.lower(), start, end)
+            places.append((at, at + len(symptom)))
+    return places
+
+
+@cache
+def _drug_names() -> re.Pattern[str]:
+    # Two of the allergens are drugs: a document that names the allergy names the drug.
+    names = {drug.name for disease in load_knowledge() for drug in disease.drugs} | {"penicillin", "sulfa"}
+    longest = sorted(names, key=lambda name: (-len(name), name))
+    return re.compile(rf"(?i:\b(?:{'|'.join(map(re.escape, longest))})\b)")
 
 
 def _relations(note: Note, patient: Patient, rng: random.Random) -> Exchange:
-    pairs = [(s.values[0], s.values[4]) for s in note.of("medication", "treatment") if s.values]
+    pairs = [(as_written(s.text, s.values[0]), s.values[4]) for s in note.of("medication", "treatment") if s.values]
     text = "; ".join(f"{drug} for {disease}" for drug, disease in pairs)
     return Exchange(note.text, text, {"relations": [{"drug": drug, "disease": disease} for drug, disease in pairs]})
 
 
 def _classification(note: Note, patient: Patient, rng: random.Random) -> Exchange:
-    return Exchange(note.text, patient.main.specialty, {"specialty": patient.main.specialty})
+    """Without the sentences that name the specialty: to copy it is no classification."""
+    specialty = patient.main.specialty
+    shown = note.where(lambda s: specialty not in s.text)
+    return Exchange(shown.text, specialty, {"specialty": specialty})
 
 
 def _entailment(note: Note, patient: Patient, rng: random.Random) -> Exchange:
@@ -275,7 +296,7 @@ def _entailment(note: Note, patient: Patient, rng: random.Random) -> Exchange:
 
 def _abbreviation(note: Note, patient: Patient, rng: random.Random) -> Exchange:
     disease = patient.main
-    text = note.text.replace(disease.name, disease.abbreviation)
+    text = re.sub(rf"(?i:\b{re.escape(disease.name)}\b)", disease.abbreviation, note.text)
     return Exchange(f"{text}\nABBREVIATION: {disease.abbreviation}", disease.name, {"expansion": disease.name})
 
 
@@ -297,4 +318,9 @@ TASKS: dict[str, Callable[[Note, Patient, random.Random], Exchange]] = {
     "textual_entailment": _entailment,
     "abbreviation_expansion": _abbreviation,
     "error_detection_and_correction": _error,
+    "reasoning_and_diagnosis": rewriting.reason,
+    "text_simplification": rewriting.simplify,
+    "text_expansion": rewriting.expand,
+    "aspect_oriented_keyword_extraction": rewriting.keywords,
+    "note_scoring": rewriting.score,
 }

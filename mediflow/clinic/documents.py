@@ -75,14 +75,18 @@ def _lay_out(parts: Sequence[Part], speaker: str) -> Note:
 def _spoken(statement: Statement, speaker: str) -> str:
     """The clinician asks, the patient (or, for findings, the clinician) states."""
     spoken = statement.text
+    if statement.kind not in {"symptom", "denial", "medication", "work", "living", "substance", "allergy"}:
+        return f"[{speaker}] {spoken}"
     for formal, plain in (
         ("The patient reports", "I have"),
         ("The patient also has", "I also have"),
         ("The patient denies", "I do not have"),
         ("The patient takes", "I take"),
-        ("The patient is on", "I am on"),
         ("The patient is", "I am"),
+        ("The patient lives", "I live"),
+        ("The patient currently uses", "I currently use"),
+        ("The patient never used", "I never used"),
+        ("The patient used", "I used"),
     ):
         spoken = spoken.replace(formal, plain)
-    patient_says = statement.kind in {"symptom", "denial", "medication", "work", "living", "substance", "allergy"}
-    return f"[{'patient' if patient_says else speaker}] {spoken}"
+    return f"[patient] {spoken}"

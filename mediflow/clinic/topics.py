@@ -16,7 +16,8 @@ from mediflow.clinic.care import load_care, look_up
 from mediflow.clinic.patients import Patient
 from mediflow.clinic.statements import VISIT, Statement
 
-_SLOT = re.compile(r"\{(\w+)\}")
+# A slot with the unit that follows it; a bare number is no keyword.
+_SLOT = re.compile(r"\{\w+\}(?: (?:kg/m2|kg|cm|mL|%|kcal|minutes|hours|days|weeks|times a week|out of 10))?")
 Topic = Callable[[Patient, random.Random], list[Statement]]
 
 
@@ -40,10 +41,11 @@ def _statement(
     name: str, aspect: str, sentence: dict[str, Any], slots: dict[str, str], rng: random.Random
 ) -> Statement:
     wording = rng.choice(sentence["say"])
+    terms = [term.format_map(slots) for term in _SLOT.findall(wording)]
     return Statement(
         kind=name,
         text=_fill(wording, slots),
-        keywords=tuple(dict.fromkeys(slots[slot] for slot in _SLOT.findall(wording))),
+        keywords=tuple(dict.fromkeys(term for term in terms if not term.isdigit())),
         aspect=aspect,
         asked=tuple((_fill(q, slots), a.format_map(slots)) for q, a in sentence.get("ask", {}).items()),
         holds=tuple(_fill(text, slots) for text in sentence.get("holds", ())),
