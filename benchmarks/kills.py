@@ -32,7 +32,7 @@ class Kill:
     unanswered: int
     """In flight at the server: begun and not answered when the connections broke."""
     in_flight: int
-    """In flight for the client: begun at the server and not in the journal."""
+    """In flight for the client: begun at the server since the start, and not in the journal."""
     repeats: int
     """Requests sent again until then, all kills before this one together."""
 
@@ -105,18 +105,27 @@ def look(server: MockServer, out: Path, before: list[Kill]) -> Kill:
             break
         time.sleep(0.02)
     journalled = len(journal_ids(out))
+    last = before[-1] if before else Kill(0, 0, 0, 0, 0)
+    in_flight = (stats["requests"] - last.requests) - (journalled - last.journalled)
     unanswered = stats["abandoned"] - sum(kill.unanswered for kill in before)
-    return Kill(stats["requests"], journalled, unanswered, stats["distinct"] - journalled, stats["repeats"])
+    return Kill(stats["requests"], journalled, unanswered, in_flight, stats["repeats"])
 
 
 def render(kills: list[Kill], server: MockServer) -> str:
-    """One line a kill; the repeats that it caused are seen at the next one, or at the end."""
+    """One line a kill. What was in flight is sent again after it, at once or later: the order is the client's."""
     later = [kill.repeats for kill in kills[1:]] + [server.stats()["repeats"]]
     rows = [
         [number, kill.requests, kill.journalled, kill.unanswered, kill.in_flight, after - kill.repeats]
         for number, (kill, after) in enumerate(zip(kills, later, strict=True), 1)
     ]
-    head = ["kill", "requests so far", "in the journal", "unanswered at the server", "in flight", "sent again after it"]
+    head = [
+        "kill",
+        "requests so far",
+        "in the journal",
+        "unanswered at the server",
+        "in flight",
+        "sent again by the next",
+    ]
     total = ["all", server.stats()["requests"], "", *(sum(row[place] for row in rows) for place in (3, 4, 5))]
     return table(head, [*rows, total])
 

@@ -37,10 +37,36 @@ _ENVELOPE = (
     b'"usage":{"prompt_tokens":%d,"completion_tokens":%d,"total_tokens":%d}}'
 )
 
+ANSWERS = {
+    b"abbreviation_expansion": ({"expansion": "blood pressure"}, "blood pressure"),
+    b"aspect_oriented_keyword_extraction": ({"keywords": ["DRUG"]}, "DRUG"),
+    b"classification": ({"specialty": "rheumatology"}, "rheumatology"),
+    b"error_detection_and_correction": ({"sentence": -1}, "-1"),
+    b"multiple_choice_question_answering": ({"answer": "DRUG"}, "DRUG"),
+    b"named_entity_recognition": (
+        {"entities": [{"text": "DRUG", "label": "drug", "start": 0, "end": "LENGTH"}]},
+        "DRUG",
+    ),
+    b"note_scoring": ({"score": 2, "missing": ["treatment", "follow-up"]}, "2"),
+    b"question_answering": ({"answer": "DRUG"}, "DRUG"),
+    b"reasoning_and_diagnosis": ({"evidence": ["DRUG"], "diagnosis": "Gout", "icd10cm": "M10.9"}, "DRUG. Gout, M10.9"),
+    b"relation_extraction": ({"relations": [{"drug": "DRUG", "disease": "gout"}]}, "DRUG for gout"),
+    b"summarization": ({"summary": "SAID"}, "SAID"),
+    b"text_simplification": ({"simplified": "SAID"}, "SAID"),
+    b"textual_entailment": ({"label": "NEUTRAL"}, "NEUTRAL"),
+}
+
 
 def escape(text: str) -> bytes:
     """The inside of a JSON string."""
     return json.dumps(text)[1:-1].encode()
+
+
+_ANSWERS = {
+    task: (escape(json.dumps(value)).replace(b'\\"LENGTH\\"', b"LENGTH"), escape(text))
+    for task, (value, text) in ANSWERS.items()
+}
+"""By task type: the answer as JSON and as text, each escaped as the inside of the reply's own string."""
 
 
 class Writer:
@@ -83,13 +109,27 @@ class Writer:
         )  # fmt: skip
 
     def generated(self, key: str, body: bytes) -> bytes:
-        """An instruction with one example in the JSON form of mediflow.generate, escaped."""
+        """An instruction and an example in the JSON form of mediflow.generate, escaped; the task's checks pass it."""
+        asked = dict(_FIELD.findall(body))
         draw = hashlib.blake2b(key.encode(), digest_size=32).digest()
         said = self._draw(draw, 2)
-        source = b" ".join(self._draw(draw[4:], 6 + draw[1] % 3))
+        drug = DRUGS[draw[0] % len(DRUGS)].encode()
+        source = b" ".join([drug + b" was given for gout.", *self._draw(draw[4:], 6 + draw[1] % 3)])
+        task = asked.get(b"task_type", b"")
+        if task == b"text_expansion":
+            # The answer is longer than its input, and both together as long as the others'.
+            source = source[: len(source) // 2]
+            answer = b'{\\"expanded\\":\\"%s %s\\"}' % (source, said[1]), b"%s %s" % (source, said[1])
+        else:
+            answer = tuple(one.replace(b"DRUG", drug) for one in _ANSWERS.get(task, (b"", b"SAID")))
+            answer = tuple(one.replace(b"SAID", said[1]) for one in answer)
+            answer = tuple(one.replace(b"LENGTH", b"%d" % len(drug)) for one in answer)
+        if task == b"multiple_choice_question_answering":
+            source += b"\\\\n- %s\\\\n- %s" % (drug, said[1])
+        output = answer[0] if asked.get(b"output_format") == b"json" else b'\\"%s\\"' % answer[1]
         return (
-            b'{\\"instructions\\":[{\\"instruction\\":\\"%s\\",\\"examples\\":[{\\"input\\":\\"%s\\",\\"output\\":\\"%s\\"}]}]}'
-        ) % (said[0], source, said[1])
+            b'{\\"instructions\\":[{\\"instruction\\":\\"%s\\",\\"examples\\":[{\\"input\\":\\"%s\\",\\"output\\":%s}]}]}'
+        ) % (said[0], source, output)
 
     def _draw(self, draw: bytes, count: int) -> list[bytes]:
         places = (int.from_bytes(draw[2 * one : 2 * one + 2]) % SENTENCES for one in range(count))
