@@ -1,11 +1,9 @@
-"""What holds calls back: a budget that is never passed, a rate of requests, and a number of calls in flight."""
+"""What holds calls back: a budget that is never passed, and a rate of requests and tokens."""
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from medsmith.errors import UserError
@@ -35,6 +33,7 @@ class Budget:
     def __post_init__(self) -> None:
         """Start with nobody waiting."""
         self._settled = asyncio.Event()
+        self._waiting = 0
 
     async def reserve(self, bound: float) -> None:
         """Count one request and hold back `bound`; wait while only calls in flight stand in the way.
@@ -57,83 +56,64 @@ class Budget:
                     f"{self.cost:.4f} of the budget of {self.max_cost} is spent, the next call may cost {bound:.4f}; "
                     "finished calls are kept: raise teacher.budget.max_cost and run again to continue"
                 )
-            await self._settled.wait()
+            self._waiting += 1
+            try:
+                await self._settled.wait()
+            finally:
+                self._waiting -= 1
+
+    @property
+    def limited(self) -> bool:
+        """Is there a limit at all?"""
+        return self.max_requests is not None or self.max_cost is not None
 
     def settle(self, bound: float, cost: float) -> None:
         """Turn a reservation into what the call did cost."""
         self.reserved = self.reserved - bound if self.reserved - bound > 1e-12 else 0.0
         self.cost += cost
-        self._settled.set()
-        self._settled = asyncio.Event()
+        if self._waiting:
+            self._settled.set()
+            self._settled = asyncio.Event()
 
 
 class RateLimit:
-    """At most `per_minute` starts in any minute, evenly spaced; None is no limit."""
+    """So many starts and so many tokens in a minute, evenly spaced; None is no limit.
 
-    def __init__(self, per_minute: float | None, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
-        """`sleep` is given by tests."""
-        self._spacing = 60 / per_minute if per_minute else 0.0
-        self._next = 0.0
-        self._sleep = sleep
-
-    async def wait(self) -> None:
-        """Return when the next start is due."""
-        if not self._spacing:
-            return
-        now = asyncio.get_running_loop().time()
-        due = max(now, self._next)
-        self._next = due + self._spacing
-        if due > now:
-            await self._sleep(due - now)
-
-
-class Gate:
-    """At most `limit` calls in flight; the limit halves under congestion and grows back.
-
-    A gateway that refuses one call in twenty whatever the load is not congestion: the limit falls only where more
-    than a fifth of the calls since its last fall were refused, and never below an eighth of what it was given.
+    What a call will use is not known before its answer: it is estimated by what the calls before it used of what they
+    might have used at most, and set right when the answer is there. So the tokens are kept to on the average.
     """
 
-    def __init__(self, limit: int) -> None:
-        """`limit` is where it starts, and the most it ever is."""
-        self.most = limit
-        self.limit = float(limit)
-        self.in_flight = 0
-        self._recent: deque[bool] = deque(maxlen=max(8, 2 * limit))
-        self._waiting: deque[asyncio.Future[None]] = deque()
+    def __init__(
+        self,
+        requests_per_minute: float | None,
+        tokens_per_minute: float | None = None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        """`sleep` is given by tests."""
+        self.counts_tokens = tokens_per_minute is not None
+        self._spacing = 60 / requests_per_minute if requests_per_minute else 0.0
+        self._token_spacing = 60 / tokens_per_minute if tokens_per_minute else 0.0
+        self._next = 0.0
+        self._next_by_tokens = 0.0
+        self._used_share = 1.0
+        self._sleep = sleep
 
-    @asynccontextmanager
-    async def enter(self) -> AsyncIterator[None]:
-        """Hold one of the places."""
-        while self.in_flight >= int(self.limit):
-            place = asyncio.get_running_loop().create_future()
-            self._waiting.append(place)
-            try:
-                await place
-            except asyncio.CancelledError:
-                self._wake()
-                raise
-        self.in_flight += 1
-        try:
-            yield
-        finally:
-            self.in_flight -= 1
-            self._wake()
+    async def wait(self, most_tokens: int = 0) -> float:
+        """Return when the next start is due, with the tokens that are reserved for it; `settle` them."""
+        if not self._spacing and not self._token_spacing:
+            return 0.0
+        now = asyncio.get_running_loop().time()
+        reserved = most_tokens * self._used_share
+        due = max(now, self._next, self._next_by_tokens)
+        self._next = due + self._spacing
+        self._next_by_tokens = max(now, self._next_by_tokens) + reserved * self._token_spacing
+        if due > now:
+            await self._sleep(due - now)
+        return reserved
 
-    def report(self, refused: bool) -> None:
-        """Count an answer: refused for too many requests (429), or not."""
-        self._recent.append(refused)
-        if refused and len(self._recent) >= min(8, 2 * self.most) and sum(self._recent) > 0.2 * len(self._recent):
-            self.limit = max(1.0, self.most / 8, self.limit / 2)
-            self._recent.clear()
-        elif not refused and self.limit < self.most:
-            self.limit = min(float(self.most), self.limit + 1 / self.limit)
-            self._wake()
-
-    def _wake(self) -> None:
-        for _ in range(max(0, int(self.limit) - self.in_flight)):
-            while self._waiting:
-                place = self._waiting.popleft()
-                if not place.done():
-                    place.set_result(None)
-                    break
+    def settle(self, most_tokens: int, reserved: float, used: int | None) -> None:
+        """Set right what was reserved; None where it is not known what the call used."""
+        if used is not None and most_tokens:
+            self._next_by_tokens += (used - reserved) * self._token_spacing
+            if used:
+                self._used_share += (used / most_tokens - self._used_share) / 16

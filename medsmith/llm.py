@@ -12,6 +12,7 @@ medsmith.openai_chat and nowhere else; a caller that wants a call repaired gives
 from __future__ import annotations
 
 import importlib.util
+import ipaddress
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -40,6 +41,7 @@ from medsmith.chat import (
 from medsmith.config import Block, execution
 from medsmith.errors import UserError
 from medsmith.journal import Journal
+from medsmith.prices import Price, find_price, no_price
 from medsmith.records import content_id
 
 __all__ = [
@@ -65,19 +67,12 @@ __all__ = [
 ]
 
 
-class Price(Block):
-    """What the teacher costs, in any currency, per million tokens."""
-
-    prompt_per_million: float = Field(description="price of a million prompt tokens")
-    completion_per_million: float = Field(description="price of a million completion tokens")
-
-
 class BudgetConfig(Block):
     """The most a run folder may use, restarts included; at the limit the run stops and can be continued."""
 
     max_requests: int | None = Field(default=None, ge=0, description="the most requests sent, retries included")
     max_cost: float | None = Field(
-        default=None, ge=0, description="the most money, in the currency of `price`; needs `price`"
+        default=None, ge=0, description="the most money, in the currency of the price; needs a price"
     )
 
 
@@ -98,8 +93,8 @@ class TeacherConfig(Block):
     share: float = Field(1.0, gt=0, description="of the calls, beside the shares of the other teachers of the run")
     base_url: str | None = execution(None, "an OpenAI-compatible endpoint, e.g. http://127.0.0.1:8000/v1")
     api_key_env: str | None = execution(None, "the environment variable that holds the key; a local server needs none")
-    concurrency: int = execution(8, "calls in flight at most")
-    max_retries: int = execution(6, "how often a call is tried again after 429, 5xx, a timeout or a cut connection")
+    concurrency: int = execution(8, "calls in flight at most; fewer where the endpoint cannot take so many")
+    max_retries: int = execution(7, "how often a call is tried again after 429, 5xx, a timeout or a cut connection")
     timeout_seconds: float = execution(120.0, "how long one attempt may take")
     retry_seconds: float = execution(0.5, "the first pause before a retry; doubles each time, at most a minute")
     requests_per_minute: float | None = execution(None, "starts of requests in a minute at most")
@@ -111,6 +106,12 @@ class TeacherConfig(Block):
     )
     budget: BudgetConfig = execution(BudgetConfig(), "requests and money that may be spent")
     price: Price | None = execution(None, "what tokens cost; makes the cost known and max_cost possible")
+    prices: Path | None = execution(
+        None, "a YAML file of prices by model; none: that of medsmith, where base_url is not on this machine"
+    )
+    api_version: str | None = execution(
+        None, "for an Azure deployment: sent as api-version, and the key as api-key, e.g. 2024-10-21"
+    )
     allow_remote_credentialed: bool = execution(False, "may data under a use agreement be sent to a remote endpoint?")
 
     @model_validator(mode="after")
@@ -125,11 +126,19 @@ class TeacherConfig(Block):
                 raise ValueError(f"base_url {self.base_url!r} is no address; write https://host/v1")
             if parts.username or parts.password or parts.query:
                 raise ValueError("base_url must hold no key or password; name the key's variable in api_key_env")
-        if self.budget.max_cost is not None and self.price is None:
-            raise ValueError("budget.max_cost needs price (prompt_per_million, completion_per_million)")
+        if self.budget.max_cost is not None and self.token_price is None:
+            raise ValueError(no_price(self.model, self.prices))
         if self.concurrency < 1 or self.max_retries < 0 or self.timeout_seconds <= 0:
             raise ValueError("concurrency must be at least 1, max_retries at least 0, timeout_seconds above 0")
         return self
+
+    @property
+    def token_price(self) -> Price | None:
+        """What tokens cost: `price`, or the entry of the price file; the shipped one says nothing of local models."""
+        if self.price is not None:
+            return self.price
+        local = self.base_url is None or is_loopback(self.base_url)
+        return None if local and self.prices is None else find_price(self.model, self.prices)
 
     @property
     def name(self) -> str:
@@ -143,6 +152,17 @@ class TeacherConfig(Block):
         extra = json.dumps(self.extra_body, sort_keys=True) if self.extra_body else None
         who = " ".join(filter(None, (self.model, self.serve, extra)))
         return chat_request(who, messages, teacher=self.name, **settings)
+
+
+def is_loopback(base_url: str) -> bool:
+    """Does the address stay on this machine? A name other than localhost is not looked up: it counts as remote."""
+    host = urlsplit(base_url).hostname or ""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 @contextmanager
@@ -209,6 +229,7 @@ def _build_chat(base_url: str | None, config: TeacherConfig, engine: Engine, fol
     if engine == "batch":
         from medsmith.openai_batch import BatchChat
 
+        assert base_url is not None and folder is not None, "the batch engine keeps what is under way in the run folder"
         return BatchChat(base_url, config, folder)
     if engine == "vllm":
         from medsmith.vllm_chat import VllmChat

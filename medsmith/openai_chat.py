@@ -1,14 +1,18 @@
-"""The client of an OpenAI-compatible endpoint: one call with all its retries, inside limits and budget."""
+"""The client of an OpenAI-compatible endpoint: one call with all its retries, inside limits and budget.
+
+Requests go through the openai package on its aiohttp transport, as bytes that are built once a call, and answers come
+back as bytes: building and checking typed objects in between would double the work of a call.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import email.utils
 import hashlib
-import ipaddress
 import json
 import logging
 import os
+import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -16,15 +20,20 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 
+import orjson
+
 from medsmith.errors import UserError
-from medsmith.limits import Budget, BudgetReached, Gate, RateLimit
-from medsmith.llm import ChatError, ChatReply, ChatRequest, TeacherConfig
+from medsmith.gate import Gate
+from medsmith.limits import Budget, RateLimit, Stopped
+from medsmith.llm import ChatError, ChatReply, ChatRequest, TeacherConfig, is_loopback
 
 LONGEST_PAUSE_SECONDS = 60.0
 LONGEST_RETRY_AFTER_SECONDS = 600.0
 TRY_AGAIN = {408, 409, 425, 429}
 REFUSED_FOR_ALL = {401, 403, 404}
 """Key, permission, model or path: no other call would fare better, so the run stops."""
+
+REQUEST_OPTIONS: Any = {"headers": {"Content-Type": "application/json"}}
 
 
 @dataclass
@@ -39,14 +48,28 @@ class _Tally:
 
 
 @dataclass(frozen=True)
+class _Most:
+    """The most that an attempt may use."""
+
+    tokens: int
+    cost: float
+
+
+@dataclass(frozen=True)
 class _Failure:
-    """An attempt that did not work. `unsure`: it may have been charged."""
+    """An attempt that did not work.
+
+    `unsure`: it may have been charged. `trouble`: a sign of congestion. `at_once`: the next attempt needs no pause.
+    `stop`: no other call would fare better.
+    """
 
     reason: str
     wait_seconds: float = 0.0
     again: bool = True
     unsure: bool = False
-    refused: bool = False
+    trouble: bool = False
+    at_once: bool = False
+    stop: str | None = None
 
 
 class OpenAIChat:
@@ -68,16 +91,23 @@ class OpenAIChat:
         self.base_url = base_url
         self.config = config
         self.local = is_loopback(base_url)
+        self.price = config.token_price
         self.budget = Budget(config.budget.max_requests, config.budget.max_cost)
         self._key = _read_key(config, base_url, self.local)
         self._transport = transport
         self._sleep = sleep
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._record: Callable[[str, float], None] | None = None
+        self._refused_schemas: set[bytes] = set()
 
     def count_earlier(self, attempts: int, cost: float) -> None:
         """Charge the budget with what an earlier try has spent."""
         self.budget.requests += attempts
         self.budget.cost += cost
+
+    def record_starts(self, record: Callable[[str, float], None]) -> None:
+        """Say before each attempt what it may cost, if there is a budget to keep."""
+        self._record = record if self.budget.limited else None
 
     def refuse_remote(self) -> None:
         """Raise a UserError unless data under a use agreement may go to this endpoint."""
@@ -102,11 +132,11 @@ class OpenAIChat:
         finish: list[str] = []
         try:
             while len(texts) < request.n:
-                body = await self._answered(request, request.n - len(texts), tally)
-                for choice in body["choices"][: request.n - len(texts)]:
+                answer = await self._answered(request, request.n - len(texts), tally)
+                for choice in answer["choices"][: request.n - len(texts)]:
                     texts.append(choice["message"].get("content") or "")
                     finish.append(choice.get("finish_reason") or "")
-        except BudgetReached as error:
+        except Stopped as error:
             error.attempts, error.cost = tally.attempts, tally.cost
             raise
         usage = {"prompt_tokens": tally.prompt_tokens, "completion_tokens": tally.completion_tokens}
@@ -118,15 +148,17 @@ class OpenAIChat:
         if self._loop is loop:
             return
         import httpx2
-        from openai import AsyncOpenAI, DefaultAsyncHttpxClient
+        import openai
 
         # One line per request, address and all, is no news to a user.
         logging.getLogger("httpx2").setLevel(logging.WARNING)
         self._loop = loop
         self.gate = Gate(self.config.concurrency)
-        self.rate = RateLimit(self.config.requests_per_minute, self._sleep)
+        self.rate = RateLimit(self.config.requests_per_minute, self.config.tokens_per_minute, self._sleep)
+        self._response = httpx2.Response
         timeout = self.config.timeout_seconds
-        http = DefaultAsyncHttpxClient(
+        build = openai.DefaultAioHttpClient if self._transport is None else openai.DefaultAsyncHttpxClient
+        http = build(
             transport=self._transport,
             timeout=timeout,
             # A redirect could carry prompts and key elsewhere, and a proxy has no business with a loopback address.
@@ -134,67 +166,93 @@ class OpenAIChat:
             trust_env=not self.local,
             limits=httpx2.Limits(max_connections=self.config.concurrency, max_keepalive_connections=None),
         )
-        self._client = AsyncOpenAI(
-            api_key=self._key, base_url=self.base_url, timeout=timeout, max_retries=0, http_client=http
+        version = self.config.api_version
+        self._client = openai.AsyncOpenAI(
+            api_key=self._key,
+            base_url=self.base_url,
+            timeout=timeout,
+            max_retries=0,
+            http_client=http,
+            default_query={"api-version": version} if version else None,
+            default_headers={"api-key": self._key} if version else None,
         )
 
     async def _answered(self, request: ChatRequest, n: int, tally: _Tally) -> dict[str, Any]:
         """One HTTP answer with at least one choice, after as many retries as allowed."""
-        for attempt in range(self.config.max_retries + 1):
-            await self.rate.wait()
-            async with self.gate.enter():
-                outcome = await self._attempt(request, n, tally)
+        most = self._most(request, n)
+        attempt = 0
+        while True:
+            reserved = await self.rate.wait(most.tokens)
+            await self.gate.enter()
+            try:
+                outcome = await self._attempt(request, n, tally, most, reserved)
+            finally:
+                self.gate.leave()
             if isinstance(outcome, dict):
                 return outcome
+            if outcome.stop is not None:
+                raise Stopped(outcome.stop)
+            if outcome.at_once:
+                continue
             if not outcome.again or attempt == self.config.max_retries:
                 note = f" (tried {tally.attempts} times)" if tally.attempts > 1 else ""
                 raise ChatError(
                     outcome.reason + note, final=not outcome.again, attempts=tally.attempts, cost=tally.cost
                 )
             await self._sleep(max(outcome.wait_seconds, self._pause(request.id, attempt)))
-        raise AssertionError("the last attempt returns or raises")
+            attempt += 1
 
-    async def _attempt(self, request: ChatRequest, n: int, tally: _Tally) -> dict[str, Any] | _Failure:
+    async def _attempt(
+        self, request: ChatRequest, n: int, tally: _Tally, most: _Most, reserved: float
+    ) -> dict[str, Any] | _Failure:
         """Send once: reserve the most it may cost, settle for what it did."""
-        bound = self._bound(request, n)
-        await self.budget.reserve(bound)
+        await self.budget.reserve(most.cost)
+        if self._record is not None:
+            self._record(request.id, most.cost)
         tally.attempts += 1
-        cost = bound
+        cost = most.cost
+        used: int | None = None
+        began = time.monotonic()
         try:
             outcome = await self._send(request, n)
             if isinstance(outcome, _Failure):
                 # A refused call is not charged; one that was cut may have been: count it, so as never to overspend.
-                cost = bound if outcome.unsure else 0.0
-                self.gate.report(outcome.refused)
+                cost, used = (most.cost, None) if outcome.unsure else (0.0, 0)
+                self.gate.report(outcome.trouble, time.monotonic() - began)
             else:
-                cost = self._count(outcome, tally, bound)
-                self.gate.report(False)
+                self.gate.report(False, time.monotonic() - began)
+                cost, used = self._count(outcome, tally, most)
             tally.cost += cost
         finally:
-            self.budget.settle(bound, cost)
+            self.budget.settle(most.cost, cost)
+            if reserved:
+                self.rate.settle(most.tokens, reserved, used)
         return outcome
 
     async def _send(self, request: ChatRequest, n: int) -> dict[str, Any] | _Failure:
         import openai
 
+        body = self.build_body(request, n)
         try:
-            raw = await self._client.chat.completions.with_raw_response.create(**self._body(request, n))
-        except openai.APITimeoutError:
-            return _Failure(f"no answer within {self.config.timeout_seconds:g} s", unsure=True)
+            raw = await self._client.post(
+                "/chat/completions", cast_to=self._response, content=_dump(body), options=REQUEST_OPTIONS
+            )
         except openai.APIConnectionError as error:
-            cause = error.__cause__ or error
-            return _Failure(f"connection lost: {type(cause).__name__}: {cause}".rstrip(": "), unsure=True)
+            return self._lost(error)
         except openai.APIStatusError as error:
-            return self._refusal(error.status_code, error.response.headers, error.response.text)
+            schema = request.response_schema if "response_format" in body else None
+            return self._refusal(error.status_code, error.response.headers, error.response.text, schema)
         try:
-            body = json.loads(raw.content)
-            if not body["choices"] or not all(isinstance(choice["message"], dict) for choice in body["choices"]):
+            answer = orjson.loads(raw.content)
+            if not answer["choices"] or not all(isinstance(choice["message"], dict) for choice in answer["choices"]):
                 raise ValueError("no choices")
         except (ValueError, KeyError, TypeError):
             return _Failure(f"not a chat completion: {raw.content[:200].decode(errors='replace')!r}", unsure=True)
-        return dict(body)
+        return dict(answer)
 
-    def _body(self, request: ChatRequest, n: int) -> dict[str, Any]:
+    def build_body(self, request: ChatRequest, n: int) -> dict[str, Any]:
+        """What is sent: our fields, and extra_body over them."""
+        schema = request.response_schema
         body: dict[str, Any] = {
             "model": self.config.model,
             "messages": list(request.messages),
@@ -203,61 +261,79 @@ class OpenAIChat:
         }
         if n > 1:
             body["n"] = n
-        if request.response_schema is not None:
-            schema = {"name": "answer", "schema": request.response_schema, "strict": True}
-            body["response_format"] = {"type": "json_schema", "json_schema": schema}
-        extra = self.config.extra_body
-        body = {name: value for name, value in body.items() if name not in extra}
-        # Through extra_body, for the client refuses fields that it does not know.
-        return {**body, "extra_body": {name: value for name, value in extra.items() if value is not None}}
+        if schema is not None and not (self._refused_schemas and _dump(schema) in self._refused_schemas):
+            named = {"name": "answer", "schema": schema, "strict": True}
+            body["response_format"] = {"type": "json_schema", "json_schema": named}
+        body |= self.config.extra_body
+        return {name: value for name, value in body.items() if value is not None}
 
-    def _refusal(self, status: int, headers: Mapping[str, str], text: str) -> _Failure:
+    def bound_cost(self, request: ChatRequest, n: int) -> float:
+        """The most that an attempt may cost."""
+        return self._most(request, n).cost
+
+    def _lost(self, error: Exception) -> _Failure:
+        """No answer: too late, or the connection was cut. The transport calls some cut connections timeouts."""
+        import httpx2
+
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        if isinstance(cause, TimeoutError | asyncio.CancelledError | httpx2.TimeoutException):
+            return _Failure(f"no answer within {self.config.timeout_seconds:g} s", unsure=True, trouble=True)
+        reason = f"connection lost: {type(cause).__name__}: {cause}".rstrip(": ")
+        return _Failure(reason, unsure=not isinstance(cause, ConnectionRefusedError), trouble=True)
+
+    def _refusal(self, status: int, headers: Mapping[str, str], text: str, schema: dict[str, Any] | None) -> _Failure:
         said = f"HTTP {status}: {' '.join(text.split())[:300]}"
         if self._key and self._key in said:
             said = said.replace(self._key, "[key]")
         if status in REFUSED_FOR_ALL or "insufficient_quota" in text:
-            raise UserError(f"{self.base_url} refuses every call with {said}; check model, base_url and api_key_env")
+            stop = f"{self.base_url} refuses every call with {said}; check model, base_url and api_key_env"
+            return _Failure(said, stop=stop)
         wait = retry_after(headers)
         if wait > LONGEST_RETRY_AFTER_SECONDS:
-            raise UserError(f"{self.base_url} asks to wait {wait:.0f} s ({said}); run again then")
-        return _Failure(said, wait, again=status in TRY_AGAIN or status >= 500, refused=status == 429)
+            return _Failure(said, stop=f"{self.base_url} asks to wait {wait:.0f} s ({said}); run again then")
+        if schema is not None and status in (400, 422) and ("response_format" in text or "json_schema" in text):
+            return self._do_without(schema, said)
+        again = status in TRY_AGAIN or status >= 500
+        return _Failure(said, wait, again=again, trouble=status == 429 or status >= 500)
+
+    def _do_without(self, schema: dict[str, Any], said: str) -> _Failure:
+        """From now on this schema is not sent; the caller checks the answers anyway."""
+        if not self._refused_schemas:
+            print(
+                f"note: {self.base_url} refuses response_format ({said}); asking without it, answers are still checked",
+                file=sys.stderr,
+            )
+        self._refused_schemas.add(_dump(schema))
+        return _Failure(said, at_once=True)
 
     def _pause(self, key: str, attempt: int) -> float:
         """Exponential, with a jitter that depends on the call alone: a rerun waits the same."""
         jitter = int.from_bytes(hashlib.sha256(f"{key} {attempt}".encode()).digest()[:4]) / 2**32
         return float(min(LONGEST_PAUSE_SECONDS, self.config.retry_seconds * 2**attempt) * (0.5 + jitter / 2))
 
-    def _bound(self, request: ChatRequest, n: int) -> float:
-        """The most an attempt may cost: no token is shorter than a byte, each message has a few tokens around it."""
-        price = self.config.price
-        if price is None:
-            return 0.0
+    def _most(self, request: ChatRequest, n: int) -> _Most:
+        """The most an attempt may use: no token is shorter than a byte, each message has a few tokens around it."""
+        if self.price is None and not self.rate.counts_tokens:
+            return _NOTHING
         prompt = sum(len(message["content"].encode()) + 8 for message in request.messages) + 8
         completion = n * request.max_tokens
-        return (prompt * price.prompt_per_million + completion * price.completion_per_million) / 1e6
+        return _Most(prompt + completion, self.price.cost(prompt, completion) if self.price else 0.0)
 
-    def _count(self, body: dict[str, Any], tally: _Tally, bound: float) -> float:
-        """Add the usage of an answer and return its cost; without usage in it, the bound."""
-        usage = body.get("usage") or {}
-        tally.model = str(body.get("model") or self.config.model)
-        tally.prompt_tokens += usage.get("prompt_tokens") or 0
-        tally.completion_tokens += usage.get("completion_tokens") or 0
-        price = self.config.price
-        if price is None or not usage:
-            return bound
+    def _count(self, answer: dict[str, Any], tally: _Tally, most: _Most) -> tuple[float, int | None]:
+        """Add the usage of an answer; return its cost and tokens: without usage in it, the most, and None."""
+        usage = answer.get("usage") or {}
         prompt, completion = usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0
-        return float((prompt * price.prompt_per_million + completion * price.completion_per_million) / 1e6)
+        tally.model = str(answer.get("model") or self.config.model)
+        tally.prompt_tokens += prompt
+        tally.completion_tokens += completion
+        if not usage:
+            return most.cost, None
+        return self.price.cost(prompt, completion) if self.price else 0.0, prompt + completion
 
 
-def is_loopback(base_url: str) -> bool:
-    """Does the address stay on this machine? A name other than localhost is not looked up: it counts as remote."""
-    host = urlsplit(base_url).hostname or ""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+_NOTHING = _Most(0, 0.0)
 
 
 def retry_after(headers: Mapping[str, str]) -> float:
@@ -272,6 +348,14 @@ def retry_after(headers: Mapping[str, str]) -> float:
     except ValueError:
         return 0.0
     return max(0.0, (date - datetime.now(UTC)).total_seconds())
+
+
+def _dump(value: Any) -> bytes:
+    try:
+        return orjson.dumps(value)
+    except TypeError:
+        # Half a surrogate pair, which a passage may hold; escaped it is sent as it stands.
+        return json.dumps(value).encode()
 
 
 def _read_key(config: TeacherConfig, base_url: str, local: bool) -> str:
