@@ -316,12 +316,14 @@ def test_what_is_added_to_a_patient_leaves_the_rest_as_it_was() -> None:
     """The first fields of a seed's patients and the notes of a corpus are those that the embedded base was taught."""
     old = [patient.facts() for patient in draw_patients(5, 100)]
     for facts in old:
-        assert facts.pop("care")["weight_kg"] >= 48
+        del facts["care"]
     clinical = [asdict(document) for document in write_corpus("clinical", 5, 50)]
 
     assert content_id(old) == "5ca35ef5b739bf08"
     assert content_id(clinical) == "a2b81fef09b48c36"
     assert len({patient.care.operation for patient in PATIENTS}) == 7
+    assert all(18 < patient.care.body_mass_index < 39 for patient in PATIENTS)
+    assert {p.care.mood for p in PATIENTS if p.main.name == "major depressive disorder"} == {"depressed"}
 
 
 def test_taxonomy_and_tasks_of_the_clinic_agree() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from itertools import islice
+from typing import Any
 
 import pytest
 
@@ -106,9 +107,15 @@ def test_every_pair_of_task_and_input_is_visited_once_in_a_block() -> None:
 def test_any_beginning_of_the_plan_has_the_papers_shares(count: int) -> None:
     """Hard levels three to one without 'low', temperatures seven to three, formats and tasks equal, to five cells."""
     cells = plan(load_taxonomy(), count, 7)
-    levels = {"moderate": 1 / 11, "moderate-hard": 1 / 11, "hard": 3 / 11, "very hard": 3 / 11, "extreme": 3 / 11}
+    levels: dict[object, float] = {
+        "moderate": 1 / 11,
+        "moderate-hard": 1 / 11,
+        "hard": 3 / 11,
+        "very hard": 3 / 11,
+        "extreme": 3 / 11,
+    }
     wanted: dict[str, dict[object, float]] = {
-        "difficulty": dict(levels),
+        "difficulty": levels,
         "temperature": {1.0: 0.7, 1.25: 0.3},
         "output_format": {"plain_text": 0.5, "json": 0.5},
         "task_type": dict.fromkeys(TASKS, 1 / 14),
@@ -133,7 +140,7 @@ def test_axes_do_not_follow_one_another() -> None:
 def test_weights_on_every_axis_are_followed() -> None:
     """Shares of tasks, document types, inputs, formats and temperatures are as asked, to one cell in 2,000."""
     taxonomy = load_taxonomy()
-    weights = {
+    weights: dict[str, dict[Any, float]] = {
         "task_type": {"summarization": 5, "note_scoring": 3, "classification": 2},
         "document_type": {"soap_note": 3, "triage_note": 1},
         "output_format": {"json": 9, "plain_text": 1},

@@ -15,8 +15,8 @@ import yaml
 class Care:
     """A patient's state as far as only some documents tell of it. Units are in the names; saturation in percent."""
 
-    weight_kg: int
     height_cm: int
+    weight_kg: int
     respiration: int
     saturation: int
     pain: int
@@ -89,11 +89,13 @@ def look_up(catalogue: str, name: str) -> dict[str, str]:
     raise KeyError(name)
 
 
-def draw_care(rng: random.Random) -> Care:
-    """Draw all fields, each in the order of the class, so that a field added at the end changes no other."""
+def draw_care(rng: random.Random, disease: str) -> Care:
+    """Draw the fields in the order of the class, so that one added at its end changes no other.
+
+    `disease` is the main one; it decides some values.
+    """
     drawn: dict[str, Any] = {}
     numbers = {
-        "weight_kg": (48, 118),
         "height_cm": (152, 194),
         "respiration": (12, 26),
         "saturation": (89, 99),
@@ -120,10 +122,12 @@ def draw_care(rng: random.Random) -> Care:
     for name in Care.__dataclass_fields__:
         if name in numbers:
             drawn[name] = rng.randint(*numbers[name]) * steps.get(name, 1)
+        elif name == "weight_kg":
+            drawn[name] = round(rng.uniform(18.5, 38.0) * (drawn["height_cm"] / 100) ** 2)
         elif name == "vaccine_arm":
             drawn[name] = rng.choice(("left", "right"))
         elif name in known["catalogue"]:
             drawn[name] = rng.choice(known["catalogue"][name])["name"]
         else:
             drawn[name] = rng.choice(known["values"][name])
-    return Care(**drawn)
+    return Care(**drawn | known["fixed"].get(disease, {}))

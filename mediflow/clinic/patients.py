@@ -143,7 +143,7 @@ def _draw(rng: random.Random, seed: int, number: int, rare_share: float) -> Pati
         allergy=rng.choice(ALLERGIES),
         follow_up_weeks=rng.randint(1, 12),
         # A draw of its own: what is added to care changes nothing above.
-        care=draw_care(random.Random(f"care {seed} {number}")),
+        care=draw_care(random.Random(f"care {seed} {number}"), main.name),
     )
 
 
