@@ -90,7 +90,6 @@ class RateLimit:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         """`sleep` is given by tests."""
-        self.counts_tokens = tokens_per_minute is not None
         self._spacing = 60 / requests_per_minute if requests_per_minute else 0.0
         self._token_spacing = 60 / tokens_per_minute if tokens_per_minute else 0.0
         self._next = 0.0

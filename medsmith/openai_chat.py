@@ -315,7 +315,7 @@ class OpenAIChat:
 
     def _most(self, request: ChatRequest, n: int) -> _Most:
         """The most an attempt may use: no token is shorter than a byte, each message has a few tokens around it."""
-        if self.price is None and not self.rate.counts_tokens:
+        if self.price is None and self.config.tokens_per_minute is None:
             return _NOTHING
         prompt = sum(len(message["content"].encode()) + 8 for message in request.messages) + 8
         completion = n * request.max_tokens
