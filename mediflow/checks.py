@@ -13,7 +13,8 @@ shorter, longer  than the input, in words
 differs          from the input
 range            a number from `low` to `high`
 
-A plain-text answer is cut at `split` (one string, or several one after the other) where it names several things.
+A plain-text answer is cut at `split` (one string, or several one after the other) where it names several things. Where
+the JSON form has several keys and no `split` tells them apart in plain text, in_input says nothing about plain text.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ class _Answer:
     plain: bool
     faults: list[str]
     repairs: list[str]
+    keys: int
 
     def texts(self, check: dict[str, Any]) -> list[_Place]:
         """What the check is about, each with how to replace it."""
@@ -97,7 +99,7 @@ def check_example(task: TaskType, output_format: str, input: str, output: str) -
             repairs += done
     else:
         value = strip_fence(output)
-    answer = _Answer(input, value, output_format != "json", [], repairs)
+    answer = _Answer(input, value, output_format != "json", [], repairs, len(task.schema.get("properties", ())))
     if answer.plain:
         _plain_label(answer, task.schema)
     for check in task.checks:
@@ -257,6 +259,8 @@ def _spans(answer: _Answer, check: dict[str, Any]) -> None:
 
 
 def _in_input(answer: _Answer, check: dict[str, Any]) -> None:
+    if answer.plain and answer.keys > 1 and "split" not in check:
+        return
     for place in answer.texts(check):
         text = str(place.value)
         if text in answer.input:

@@ -11,6 +11,7 @@ from dataclasses import asdict
 
 import pytest
 
+from mediflow.checks import check_example, check_vocabulary
 from mediflow.clinic.answers import TASKS, ask, choices
 from mediflow.clinic.benchmarks import (
     MEDEC_COLUMNS,
@@ -30,7 +31,7 @@ from mediflow.clinic.lessons import write_lessons
 from mediflow.clinic.patients import Patient, draw_patients, patient_from_facts
 from mediflow.clinic.reply import reply
 from mediflow.clinic.topics import load_topics
-from mediflow.taxonomy import WHOLE, load_taxonomy
+from mediflow.taxonomy import FORMATS, WHOLE, load_taxonomy
 from medsmith.records import content_id
 
 PATIENTS = draw_patients(seed=5, count=240)
@@ -203,6 +204,17 @@ def test_every_task_has_an_answer_for_every_input(task: str) -> None:
         assert note.statements
     assert len(asked) == 98
     assert len({exchange.text for _, _, exchange in asked}) >= 3, "one answer fits all"
+
+
+@pytest.mark.parametrize("task", sorted(TASKS))
+def test_known_answers_pass_the_checks_of_their_task(task: str) -> None:
+    """In both formats the checks find no fault and have nothing to repair: the clinic's answers are the measure."""
+    asked = load_taxonomy().tasks[task]
+    check_vocabulary(asked)
+    for _, _, exchange in _exchanges(task):
+        for form in FORMATS:
+            checked = check_example(asked, form, exchange.input, exchange.output(form))
+            assert (checked.faults, checked.repairs) == ([], []), exchange.output(form)
 
 
 def test_entities_stand_where_their_offsets_say() -> None:
