@@ -18,21 +18,10 @@ METADATA = "medsmith"
 
 
 @asynccontextmanager
-async def open_api(http: OpenAIChat, book: BatchBook, transport: Any = None) -> AsyncIterator[BatchApi]:
-    """Connect with the address, the key and the timeouts of `http`."""
-    from openai import AsyncOpenAI, DefaultAsyncHttpxClient
-
+async def open_api(http: OpenAIChat, book: BatchBook) -> AsyncIterator[BatchApi]:
+    """Connect as `http` does, with the retries of the openai package."""
     logging.getLogger("httpx2").setLevel(logging.WARNING)
-    connections = DefaultAsyncHttpxClient(
-        transport=transport, timeout=http.config.timeout_seconds, follow_redirects=False, trust_env=not http.local
-    )
-    async with AsyncOpenAI(
-        api_key=http._key,
-        base_url=http.base_url,
-        timeout=http.config.timeout_seconds,
-        max_retries=http.config.max_retries,
-        http_client=connections,
-    ) as client:
+    async with http.build_client(http.config.max_retries) as client:
         yield BatchApi(client, http, book)
 
 

@@ -1,4 +1,4 @@
-"""The OpenAI Batch API as a chat model: the same calls for half the price, answered within a day.
+"""The OpenAI Batch API as a chat model: answered within a day, for less (`price.batch_factor`, as a rule a half).
 
 Requests are written to files of at most `teacher.batch_requests` lines, uploaded, and submitted as batches that are
 looked at with growing pauses. `raw/batches.jsonl` holds a line before and after each step: after a kill at any moment
@@ -26,8 +26,6 @@ from medsmith.openai_chat import TRY_AGAIN, OpenAIChat
 
 MOST_BYTES = 190_000_000
 """Of an input file; the API takes 200 MB."""
-PRICE_SHARE = 0.5
-"""Of the usual price."""
 AT_A_TIME = 4
 """Batches under way at once."""
 LONGEST_PAUSE_SECONDS = 60.0
@@ -67,7 +65,6 @@ class BatchChat:
         self.budget = self.http.budget
         self.sleep = sleep
         self.note: Callable[[str], None] = lambda text: None
-        self._transport = transport
 
     def tell_progress(self, note: Callable[[str], None]) -> None:
         """From now on say by `note` how far the batches are."""
@@ -90,30 +87,29 @@ class BatchChat:
         Raises:
             UserError: the endpoint refuses or cannot be reached, or the budget is reached; batches under way go on.
         """
-        async with open_api(self.http, self.book, self._transport) as api:
+        async with open_api(self.http, self.book) as api:
             await _Bulk(self, api, requests, done).run()
 
     def bound(self, request: ChatRequest) -> float:
         """The most that a request may cost."""
-        return PRICE_SHARE * self.http._bound(request, request.n)
+        price = self.http.price
+        return price.batch_factor * self.http.bound_cost(request, request.n) if price else 0.0
 
     def cost(self, line: dict[str, Any], batch: Batch) -> float:
         """What a line of an output file did cost: nothing where it failed, its share of the bound without usage."""
         response = line.get("response") or {}
-        price = self.config.price
+        price = self.http.price
         if response.get("status_code") != 200 or price is None:
             return 0.0
         body = response.get("body")
         usage = body.get("usage") if isinstance(body, dict) else None
         if not usage:
             return batch.bound / batch.requests
-        prompt, completion = usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0
-        return PRICE_SHARE * (prompt * price.prompt_per_million + completion * price.completion_per_million) / 1e6
+        return price.cost(usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0, batch=True)
 
     def line(self, request: ChatRequest) -> bytes:
         """A request as a line of an input file."""
-        body = self.http._body(request, request.n)
-        body |= body.pop("extra_body")
+        body = self.http.build_body(request, request.n)
         row = {"custom_id": request.id, "method": "POST", "url": "/v1/chat/completions", "body": body}
         return json.dumps(row, ensure_ascii=False).encode("utf-8", errors="surrogatepass") + b"\n"
 

@@ -148,7 +148,6 @@ class OpenAIChat:
         if self._loop is loop:
             return
         import httpx2
-        import openai
 
         # One line per request, address and all, is no news to a user.
         logging.getLogger("httpx2").setLevel(logging.WARNING)
@@ -156,6 +155,13 @@ class OpenAIChat:
         self.gate = Gate(self.config.concurrency)
         self.rate = RateLimit(self.config.requests_per_minute, self.config.tokens_per_minute, self._sleep)
         self._response = httpx2.Response
+        self._client = self.build_client(max_retries=0)
+
+    def build_client(self, max_retries: int) -> Any:
+        """A client of the openai package for the endpoint, to be closed in the event loop where it is used."""
+        import httpx2
+        import openai
+
         timeout = self.config.timeout_seconds
         build = openai.DefaultAioHttpClient if self._transport is None else openai.DefaultAsyncHttpxClient
         http = build(
@@ -167,11 +173,11 @@ class OpenAIChat:
             limits=httpx2.Limits(max_connections=self.config.concurrency, max_keepalive_connections=None),
         )
         version = self.config.api_version
-        self._client = openai.AsyncOpenAI(
+        return openai.AsyncOpenAI(
             api_key=self._key,
             base_url=self.base_url,
             timeout=timeout,
-            max_retries=0,
+            max_retries=max_retries,
             http_client=http,
             default_query={"api-version": version} if version else None,
             default_headers={"api-key": self._key} if version else None,
