@@ -41,7 +41,10 @@ Value = TypeVar("Value", bound=Hashable)
 
 @dataclass(frozen=True)
 class TaskType:
-    """One of the paper's 14 task types (A.4). `needs` are the topics that a document must hold to be asked about."""
+    """One of the paper's 14 task types (A.4). `needs` are the topics that a document must hold to be asked about.
+
+    `asserts` are the parts of an example that state what is true of the patient (mediflow/verify.py).
+    """
 
     name: str
     title: str
@@ -50,6 +53,7 @@ class TaskType:
     instructions: tuple[str, ...]
     schema: dict[str, Any]
     checks: tuple[dict[str, Any], ...] = ()
+    asserts: tuple[str, ...] = ("input", "output")
 
 
 @dataclass(frozen=True)
@@ -122,6 +126,7 @@ def load_taxonomy() -> Taxonomy:
             instructions=tuple(row["instructions"]),
             schema=row["schema"],
             checks=tuple(row.get("checks", ())),
+            asserts=tuple(row.get("asserts", ("input", "output"))),
         )
     documents = {}
     for path in sorted((here / "documents").glob("*.yml")):
