@@ -116,6 +116,7 @@ class _Queue:
         self.look_ahead = max(LOOK_AHEAD, lane.chat.bulk_size if isinstance(lane.chat, BulkChat) else 0)
         self.repairs: deque[ChatRequest] = deque()
         self.fresh: deque[ChatRequest] = deque()
+        self.full = False
         self.workers = 0
         self.failures = 0
         self.spent: BudgetReached | None = None
@@ -228,6 +229,7 @@ class _Calls:
         if isinstance(error, BudgetReached) and self.several:
             queue.spent = queue.spent or error
             queue.fresh.clear()
+            queue.full = False
             queue.repairs.clear()
         else:
             self.stop = self.stop or error
@@ -239,12 +241,12 @@ class _Calls:
             if queue.repairs:
                 return queue.repairs.popleft()
             if queue.fresh:
-                full = len(queue.fresh) == queue.look_ahead
                 request = queue.fresh.popleft()
-                if full:
-                    self._wake(queue)
+                if queue.full and 2 * len(queue.fresh) <= queue.look_ahead:
+                    queue.full = False
+                    self._hire_all()
                 return request
-            if self.requests is None or any(len(one.fresh) >= one.look_ahead for one in self.queues.values()):
+            if self.requests is None or any(one.full for one in self.queues.values()):
                 return None
             new = next(self.requests, None)
             if new is None:
@@ -256,11 +258,10 @@ class _Calls:
                 until = time.monotonic() + TURN_SECONDS
         return None
 
-    def _wake(self, queue: _Queue) -> None:
-        """This teacher's queue is no longer full: the others may pull again."""
-        for other in self.queues.values():
-            for _ in range(other.most_workers if other is not queue else 0):
-                self._hire(other)
+    def _hire_all(self) -> None:
+        for queue in self.queues.values():
+            for _ in range(queue.most_workers - queue.workers):
+                self._hire(queue)
 
     def _offer(self, request: ChatRequest, *, fresh: bool) -> None:
         """Queue a request, or take its row from the journal and go on to what follows it."""
@@ -278,6 +279,7 @@ class _Calls:
         if not fresh:
             self.repairing.add(request.id)
         (queue.fresh if fresh else queue.repairs).append(request)
+        queue.full = queue.full or len(queue.fresh) >= queue.look_ahead
         self._hire(queue)
 
     def _count(self, fresh: bool) -> None:

@@ -113,6 +113,15 @@ class StartsAttempts(Protocol):
         ...
 
 
+@runtime_checkable
+class Stoppable(Protocol):
+    """A chat model whose calls that wait for a place or for their retry can be told not to go on."""
+
+    def stop(self, reason: str) -> None:
+        """Let every call end at its next attempt with `Stopped`, until the event loop is another."""
+        ...
+
+
 @dataclass(frozen=True)
 class Lane:
     """One of several teachers with the number of calls that it may have in flight."""
