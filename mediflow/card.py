@@ -95,16 +95,27 @@ def write_pair_card(path: Path, config: CardSettings, kept: Sequence[Instruction
         "## Length\n\nRejected over chosen length, geometric mean: "
         f"{before['geometric_mean']:.3f} before balancing, **{after['geometric_mean']:.3f}** after "
         f"(of {before['pairs']:,} pairs, {after['pairs']:,} are kept), so that length is no shortcut.",
-        "## Error types\n\n"
+        "## Error types\n\nShown to be worse: the rejected answer contradicts the patient's known facts, is another answer "
+        "where only one is right, or leaves a part out. Of the others it is only known that they differ.\n\n"
         + _table(
-            ("error type", "pairs", "length ratio"),
-            [[name, one["pairs"], f"{one['geometric_mean']:.3f}"] for name, one in after["by_error_type"].items()],
+            ("error type", "pairs", "shown to be worse", "length ratio"),
+            [
+                [name, one["pairs"], _shown(facts["proof"].get(name, {})), f"{one['geometric_mean']:.3f}"]
+                for name, one in after["by_error_type"].items()
+            ],
         ),
         "## Columns\n\n" + COLUMNS,
         "## Licences\n\n" + _licences(facts),
         "## Limits\n\n" + LIMITS,
     ]
     _write(path, config, len(kept), bool(facts["simulated"]), ["preference", "dpo"], parts)
+
+
+def _shown(proofs: Mapping[str, int]) -> str:
+    """`12 of 40: contradicts 9, leaves_out 3`."""
+    shown = {kind: count for kind, count in proofs.items() if kind != "differs"}
+    how = f": {', '.join(f'{kind} {count}' for kind, count in shown.items())}" if shown else ""
+    return f"{sum(shown.values())} of {sum(proofs.values())}{how}"
 
 
 def _write(path: Path, config: CardSettings, rows: int, simulated: bool, tags: list[str], parts: list[str]) -> None:

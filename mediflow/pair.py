@@ -13,7 +13,7 @@ import json
 import random
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -25,9 +25,10 @@ from mediflow.curate import Column, Dropped, write_dropped
 from mediflow.filters import REFUSAL
 from mediflow.flaws import RULES, apply_rule, load_error_types
 from mediflow.lengths import Balance, balance_lengths, summarise_lengths
+from mediflow.pair_plan import Slot, plan_folder
 from mediflow.parse import strip_fence
 from mediflow.prompt import render
-from mediflow.rank import order_stratified
+from mediflow.proof import CLAIMS_ERROR, Proof, prove
 from mediflow.teacher import MODEL as SIMULATED
 from medsmith import run
 from medsmith.command import run_command
@@ -35,8 +36,9 @@ from medsmith.config import Config as BaseConfig
 from medsmith.config import execution
 from medsmith.errors import UserError
 from medsmith.llm import (
-    ChatModel,
+    Chat,
     ChatRequest,
+    Engine,
     Journal,
     TeacherConfig,
     open_teacher,
@@ -44,7 +46,10 @@ from medsmith.llm import (
     run_calls,
     summarise,
 )
-from medsmith.records import Instruction, content_id, read_parquet, write_jsonl, write_parquet
+from medsmith.records import Instruction, content_id, read_jsonl, write_jsonl, write_parquet
+
+Truth = Mapping[str, dict[str, Any]]
+"""The facts that rows are about, by the row's id."""
 
 
 class Config(BaseConfig):
@@ -53,6 +58,9 @@ class Config(BaseConfig):
     libraries: ClassVar[tuple[str, ...]] = ("polars", "simple-icd-10-cm")
 
     curated: Path = Field(description="a mediflow.curate folder")
+    generated: Path | None = Field(
+        None, description="the mediflow.generate folder of its rows: with its facts, wrong answers are proven wrong"
+    )
     teacher: TeacherConfig | None = Field(None, description="the model that writes flawed answers; none with rules=1")
     ranks: list[tuple[float, int]] = Field(
         [(20_000, 3), (25_000, 2), (40_000, 1)],
@@ -64,9 +72,14 @@ class Config(BaseConfig):
     stratify: list[Column] = Field(["task_type", "input_data", "output_format"], description="as in mediflow.curate")
     temperature: float = Field(1.0, ge=0, description="of the teacher")
     max_tokens: int = Field(4096, ge=1, description="the longest flawed answer")
+    require_proof: bool = Field(
+        True,
+        description="where the facts are known, a flaw that claims to be a false statement must contradict them",
+    )
     balance: Balance = Balance()
     title: str = Field("Synthetic clinical preference pairs", description="the data set's name on its card")
     license: str = Field("cdla-permissive-2.0", description="the licence on the card, a Hugging Face identifier")
+    engine: Engine = execution("local", "who makes the calls: local, batch, vllm or ray")
     allow_failed: float = execution(0.05, "the share of calls without any answer above which the run stops")
 
     @model_validator(mode="after")
@@ -82,15 +95,6 @@ class Config(BaseConfig):
 
 
 @dataclass(frozen=True)
-class Slot:
-    """One planned pair: the row, and the error types to try, in order."""
-
-    row: Instruction
-    types: tuple[str, str]
-    by_rule: bool
-
-
-@dataclass(frozen=True)
 class Failure:
     """A planned pair that did not come about."""
 
@@ -101,47 +105,51 @@ class Failure:
 
 
 @dataclass(frozen=True)
+class Flawed:
+    """A row with its rejected answer, and why that is worse."""
+
+    pair: Instruction
+    proof: Proof
+
+
+@dataclass(frozen=True)
 class Paired:
-    """Every slot, parted into pairs and failures; `calls` are the journal's rows."""
+    """Every slot, parted into pairs and failures; `calls` are the journal's rows, `proofs` by the pair's id."""
 
     pairs: list[Instruction]
     failed: list[Failure]
-    calls: dict[str, dict[str, Any]]
+    calls: Mapping[str, dict[str, Any]]
+    proofs: dict[str, Proof]
 
 
 def main(config: Config) -> Path:
     """Make pairs into config.out."""
     with run.start(config, "mediflow.pair") as this:
         run.require_finished(config.curated)
-        slots = plan_pairs(read_parquet(config.curated / "data"), config)
+        slots = plan_folder(config.curated / "data", config)
+        truth = read_truth(config, {slot.row.id for slot in slots})
         with Journal(this.folder / "raw" / "calls.jsonl") as journal:
             if config.teacher is None:
-                paired = make_pairs(slots, config, None, journal)
+                paired = make_pairs(slots, config, None, journal, truth)
             else:
-                with open_teacher(config.teacher) as chat:
-                    paired = make_pairs(slots, config, chat, journal)
-        refuse_silence(paired.calls.values(), config.allow_failed)
+                with open_teacher(config.teacher, engine=config.engine, folder=this.folder) as chat:
+                    paired = make_pairs(slots, config, chat, journal, truth)
+            refuse_silence(paired.calls.values(), config.allow_failed)
+            simulated = any(row["model"] == SIMULATED for row in paired.calls.values())
+            usage = summarise(paired.calls.values())
         pairs, repeated = _distinct(paired.pairs)
         kept, unbalanced = balance_lengths(pairs, config.balance)
         if not kept:
             raise UserError(f"none of {len(slots)} planned pairs is left; look into raw/ or loosen balance")
         dropped = repeated + unbalanced
         assert len(slots) == len(kept) + len(dropped) + len(paired.failed), "a pair vanished"
-        write_parquet(this.folder / "data" / "train-00000-of-00001.parquet", kept)
-        write_dropped(this.folder / "dropped.parquet", dropped)
-        write_jsonl(
-            this.folder / "failed.jsonl",
-            (
-                {"row_id": one.row.id, "error_type": one.error_type, "reason": one.reason, "text": one.text}
-                for one in paired.failed
-            ),
-        )
-        simulated = any(row["model"] == SIMULATED for row in paired.calls.values())
+        _write(this.folder, kept, dropped, paired)
         this.facts["simulated"] = bool(this.facts["simulated"]) or simulated
         this.facts |= {
             "teacher": config.teacher.model if config.teacher else "rules",
-            "usage": summarise(paired.calls.values()),
+            "usage": usage,
             "length_ratio": {"before": summarise_lengths(paired.pairs), "after": summarise_lengths(kept)},
+            "proof": _count_proofs(kept, paired.proofs),
             "reasons": dict(
                 sorted(Counter([*(d.reason for d in dropped), *(f.reason for f in paired.failed)]).items())
             ),
@@ -152,95 +160,96 @@ def main(config: Config) -> Path:
         )
 
 
-def plan_pairs(rows: Sequence[Instruction], config: Config) -> list[Slot]:
-    """Rank the instructions, give each its number of pairs, spread over its examples and over error types."""
-    grouped: dict[tuple[str, ...], list[Instruction]] = defaultdict(list)
-    for row in rows:
-        about = (row.task_type, row.input_data, row.output_format, row.difficulty_level)
-        grouped[row.instruction, *about].append(row)
-    groups = list(grouped.values())
-    order = order_stratified(
-        [group[0].quality for group in groups],
-        [content_id(key) for key in grouped],
-        [tuple(getattr(group[0], column) for column in config.stratify) for group in groups],
+def read_truth(config: Config, ids: Set[str]) -> dict[str, dict[str, Any]]:
+    """The facts of the patients that rows are about, by the row's id; of rows without any, none."""
+    if config.generated is None:
+        return {}
+    import polars
+
+    run.require_finished(config.generated)
+    ledger = polars.scan_parquet(config.curated / "ledger.parquet").select("id", "facts_id")
+    about = dict(
+        ledger.filter(polars.col("id").is_in(list(ids)) & polars.col("facts_id").is_not_null()).collect().rows()
     )
-    types = config.error_types or list(load_error_types())
-    slots = []
-    for number, count in zip(order, _counts(config.ranks, len(groups)), strict=False):
-        examples = sorted(groups[number], key=lambda row: row.id)
-        rng = random.Random(f"pair {config.seed} {examples[0].id}")
-        rng.shuffle(examples)
-        drawn = rng.sample(types, len(types))
-        for place in range(count):
-            # The second type is tried where the first brings nothing; it is nobody else's first while types last.
-            first, second = drawn[place % len(drawn)], drawn[(place + count) % len(drawn)]
-            slots.append(Slot(examples[place % len(examples)], (first, second), rng.random() < config.rules))
-    return slots
+    patients = set(about.values())
+    facts = {
+        row["facts_id"]: row["facts"]
+        for row in read_jsonl(config.generated / "facts.jsonl")
+        if row["facts_id"] in patients
+    }
+    return {key: facts[facts_id] for key, facts_id in about.items() if facts_id in facts}
 
 
-def _counts(ranks: Sequence[tuple[float, int]], instructions: int) -> list[int]:
-    """The number of pairs of the first, second, … instruction."""
-    sizes = [size * instructions if size <= 1 else size for size, _ in ranks]
-    scale = min(1.0, instructions / sum(sizes))
-    counts: list[int] = []
-    end = 0.0
-    for size, (_, pairs) in zip(sizes, ranks, strict=True):
-        end += size * scale
-        counts += [pairs] * (round(end) - len(counts))
-    return counts
+def make_pairs(
+    slots: Sequence[Slot], config: Config, chat: Chat | None, journal: Journal, truth: Truth | None = None
+) -> Paired:
+    """Bring a flaw into the answer of every slot: by rule where planned and possible, else by the teacher.
 
-
-def make_pairs(slots: Sequence[Slot], config: Config, chat: ChatModel | None, journal: Journal) -> Paired:
-    """Bring a flaw into the answer of every slot: by rule where planned and possible, else by the teacher."""
-    made: dict[int, Instruction] = {}
-    asked: dict[int, tuple[ChatRequest, ChatRequest]] = {}
+    `truth` gives the facts that a row is about, by its id.
+    """
+    truth = truth or {}
+    made: dict[int, Flawed] = {}
     for number, slot in enumerate(slots):
-        flawed = make_by_rule(slot.row, f"rule {config.seed} {number}") if slot.by_rule else None
+        flawed = make_by_rule(slot.row, f"rule {config.seed} {number}", config, truth) if slot.by_rule else None
         if flawed is not None:
             made[number] = flawed
-        elif config.teacher is not None:
-            first, second = (build_request(config, config.teacher, slot.row, name, number) for name in slot.types)
-            asked[number] = (first, second)
-    second_of = {first.id: (number, second) for number, (first, second) in asked.items()}
+    # Requests are made when they are wanted and again when they are read: their texts together are large.
+    numbers: dict[str, int] = {}
+
+    def requests(teacher: TeacherConfig) -> Iterator[ChatRequest]:
+        for number, slot in enumerate(slots):
+            if number not in made:
+                request = build_request(config, teacher, slot, 0, number)
+                numbers[request.id] = number
+                yield request
 
     def follow_up(request: ChatRequest, row: dict[str, Any]) -> ChatRequest | None:
-        if request.id not in second_of or not row["final"]:
+        if request.id not in numbers or not row["final"] or config.teacher is None:
             return None
-        number, second = second_of[request.id]
-        return second if find_flaw(slots[number].row, read_answer(row))[1] else None
+        slot = slots[numbers[request.id]]
+        if isinstance(read_flaw(slot.row, slot.types[0], read_answer(row), config, truth), Flawed):
+            return None
+        return build_request(config, config.teacher, slot, 1, numbers[request.id])
 
-    calls: dict[str, dict[str, Any]] = {}
-    if asked:
-        assert chat is not None and config.teacher is not None, "calls are planned and nobody is there to answer"
-        requests = [first for first, _ in asked.values()]
-        calls = run_calls(requests, chat, journal, config.teacher.concurrency, "pair", follow_up=follow_up)
+    calls: Mapping[str, dict[str, Any]] = {}
+    if config.teacher is not None and len(made) < len(slots):
+        assert chat is not None, "calls are planned and nobody is there to answer"
+        calls = run_calls(
+            requests(config.teacher),
+            chat,
+            journal,
+            config.teacher.concurrency,
+            "pair",
+            follow_up=follow_up,
+            total=len(slots) - len(made),
+        )
     failed = []
     for number, slot in enumerate(slots):
-        if number in made:
-            continue
-        outcome = _read_slot(slot, asked.get(number), calls)
-        if isinstance(outcome, Failure):
-            failed.append(outcome)
-        else:
-            made[number] = outcome
+        if number not in made:
+            outcome = _read_slot(slot, number, config, calls, truth)
+            if isinstance(outcome, Failure):
+                failed.append(outcome)
+            else:
+                made[number] = outcome
     assert len(slots) == len(made) + len(failed), "a slot vanished"
-    return Paired([made[number] for number in sorted(made)], failed, calls)
+    in_order = [made[number] for number in sorted(made)]
+    proofs = {one.pair.id: one.proof for one in in_order}
+    return Paired([one.pair for one in in_order], failed, calls, proofs)
 
 
-def make_by_rule(row: Instruction, seed: str) -> Instruction | None:
+def make_by_rule(row: Instruction, seed: str, config: Config, truth: Truth) -> Flawed | None:
     """The row with a flaw by the first of the rules, in drawn order, that has a hold on its answer."""
     rng = random.Random(seed)
     for name in rng.sample(sorted(RULES), len(RULES)):
-        text = apply_rule(name, row.output, rng)
-        if text is not None and find_flaw(row, text)[1] is None:
-            return _pair(row, text, name)
+        flawed = read_flaw(row, name, apply_rule(name, row.output, rng), config, truth)
+        if isinstance(flawed, Flawed):
+            return flawed
     return None
 
 
-def build_request(
-    config: Config, teacher: TeacherConfig, row: Instruction, error_type: str, number: int
-) -> ChatRequest:
-    """Ask for the answer of a row with one flaw; slots that ask the same are told apart by their number."""
+def build_request(config: Config, teacher: TeacherConfig, slot: Slot, turn: int, number: int) -> ChatRequest:
+    """Ask for the answer of a row with a flaw of the slot's `turn`-th type; equal ones are told apart by number."""
+    row, error_type = slot.row, slot.types[turn]
     request = {
         "kind": "induce_error",
         "instruction": row.instruction,
@@ -262,6 +271,20 @@ def build_request(
         sample=number,
         about={"row_id": row.id, "error_type": error_type},
     )
+
+
+def read_flaw(row: Instruction, error_type: str, text: str | None, config: Config, truth: Truth) -> Flawed | Failure:
+    """The pair with what is proven of it, or why the text cannot stand as the rejected answer."""
+    answer, reason = find_flaw(row, text)
+    if reason is None:
+        facts = truth.get(row.id)
+        proof = prove(row, answer, facts)
+        if config.require_proof and facts is not None and error_type in CLAIMS_ERROR and proof.kind == "differs":
+            reason = "not_proven_wrong"
+        else:
+            pair = replace(row, id=content_id(row.id, error_type, answer), rejected_output=answer)
+            return Flawed(replace(pair, error_type=error_type), proof)
+    return Failure(row, error_type, reason, answer)
 
 
 def read_answer(call: dict[str, Any]) -> str | None:
@@ -288,28 +311,46 @@ def find_flaw(row: Instruction, text: str | None) -> tuple[str, str | None]:
 
 
 def _read_slot(
-    slot: Slot, requests: tuple[ChatRequest, ChatRequest] | None, calls: dict[str, dict[str, Any]]
-) -> Instruction | Failure:
-    if requests is None:
+    slot: Slot, number: int, config: Config, calls: Mapping[str, dict[str, Any]], truth: Truth
+) -> Flawed | Failure:
+    if config.teacher is None:
         return Failure(slot.row, "rule", "no_rule_applies", "")
     failure = None
-    for request, name in zip(requests, slot.types, strict=True):
-        call = calls.get(request.id)
+    for turn, name in enumerate(slot.types):
+        call = calls.get(build_request(config, config.teacher, slot, turn, number).id)
         if call is None:
             continue
         if call["error"]:
             failure = Failure(slot.row, name, "call_failed", str(call["error"]))
             continue
-        text, reason = find_flaw(slot.row, read_answer(call))
-        if reason is None:
-            return _pair(slot.row, text, name)
-        failure = Failure(slot.row, name, reason, text)
+        outcome = read_flaw(slot.row, name, read_answer(call), config, truth)
+        if isinstance(outcome, Flawed):
+            return outcome
+        failure = outcome
     assert failure is not None, "a slot without any call"
     return failure
 
 
-def _pair(row: Instruction, text: str, error_type: str) -> Instruction:
-    return replace(row, id=content_id(row.id, error_type, text), rejected_output=text, error_type=error_type)
+def _write(folder: Path, kept: list[Instruction], dropped: list[Dropped], paired: Paired) -> None:
+    write_parquet(folder / "data" / "train-00000-of-00001.parquet", kept)
+    write_dropped(folder / "dropped.parquet", dropped)
+    write_jsonl(
+        folder / "failed.jsonl",
+        (
+            {"row_id": one.row.id, "error_type": one.error_type, "reason": one.reason, "text": one.text}
+            for one in paired.failed
+        ),
+    )
+    proofs = ((pair.id, paired.proofs[pair.id]) for pair in kept)
+    write_jsonl(folder / "proofs.jsonl", ({"id": key, **proof._asdict()} for key, proof in proofs))
+
+
+def _count_proofs(kept: Sequence[Instruction], proofs: Mapping[str, Proof]) -> dict[str, dict[str, int]]:
+    """By error type, how many rejected answers are shown to be wrong, and how."""
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for pair in kept:
+        counts[pair.error_type][proofs[pair.id].kind] += 1
+    return {name: dict(sorted(counts[name].items())) for name in sorted(counts)}
 
 
 def _distinct(pairs: Sequence[Instruction]) -> tuple[list[Instruction], list[Dropped]]:

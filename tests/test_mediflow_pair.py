@@ -14,10 +14,12 @@ import polars
 import pytest
 from pydantic import ValidationError
 
+from mediflow.clinic.patients import draw_patients
 from mediflow.clinic.reply import reply
 from mediflow.flaws import RULES, apply_rule, load_error_types
 from mediflow.lengths import Balance, balance_lengths, log_ratio, summarise_lengths
-from mediflow.pair import Config, find_flaw, main, make_pairs, plan_pairs
+from mediflow.pair import Config, find_flaw, main, make_pairs
+from mediflow.pair_plan import plan_pairs
 from mediflow.prompt import read_request
 from medsmith import run
 from medsmith.config import Config as BaseConfig
@@ -266,6 +268,36 @@ def test_the_simulated_teacher_gives_the_same_pairs_again(tmp_path: Path) -> Non
     assert all(pair.rejected_output.casefold() != pair.output.casefold() for pair in found[0][0])
 
 
+def test_a_claimed_error_must_contradict_the_facts_where_they_are_known(tmp_path: Path) -> None:
+    """A reworded answer is no factual error: with the facts the second type is tried, without them it stands."""
+    patient = draw_patients(0, 1)[0]
+    new = patient.new_medication
+    good = f"The patient was started on {new.drug} {new.dose} {new.unit} {new.frequency} for {new.disease}."
+    row = row_of(0, output=good)
+    types = ["factual_inaccuracy", "ambiguity"]
+    config = config_of(ranks=[(1.0, 1)], error_types=types)
+    (slot,) = (replace(slot, types=("factual_inaccuracy", "ambiguity")) for slot in plan_pairs([row], config))
+    same, wrong = f"Indeed, {good}", good.replace(f" {new.dose} ", f" {int(new.dose) * 10} ")
+    found = {}
+    for name, truth, replies in (
+        ("unknown", {}, [same]),
+        ("reworded", {row.id: patient.facts()}, [same, same]),
+        ("wrong", {row.id: patient.facts()}, [wrong]),
+    ):
+        with Journal(tmp_path / name) as journal:
+            result = make_pairs([slot], config, FakeChat(replies), journal, truth)
+        found[name] = [(pair.error_type, result.proofs[pair.id].kind) for pair in result.pairs]
+    assert found == {
+        "unknown": [("factual_inaccuracy", "differs")],
+        "reworded": [("ambiguity", "differs")],
+        "wrong": [("factual_inaccuracy", "contradicts")],
+    }
+    lax = config_of(ranks=[(1.0, 1)], error_types=types, require_proof=False)
+    with Journal(tmp_path / "lax") as journal:
+        result = make_pairs([slot], lax, FakeChat([same]), journal, {row.id: patient.facts()})
+    assert [pair.error_type for pair in result.pairs] == ["factual_inaccuracy"]
+
+
 class Made(BaseConfig):
     """A step without settings."""
 
@@ -293,6 +325,10 @@ def test_the_command_accounts_for_every_pair_byte_for_byte(tmp_path: Path) -> No
     assert record["facts"]["simulated"] is True
     assert abs(record["facts"]["length_ratio"]["after"]["mean_log"]) < 0.05
     assert all(pair.error_type in RULES and pair.rejected_output != pair.output for pair in kept)
+    proofs = {row["id"]: row["kind"] for row in read_jsonl(one / "proofs.jsonl")}
+    assert list(proofs) == [pair.id for pair in kept]
+    assert {proofs[pair.id] for pair in kept if pair.error_type == "rule_omission"} <= {"leaves_out"}
+    assert Counter(proofs.values()) == sum(map(Counter, record["facts"]["proof"].values()), Counter())
     assert len({(pair.input, pair.rejected_output) for pair in kept}) == len(kept)
     for name in ("data/train-00000-of-00001.parquet", "dropped.parquet", "failed.jsonl", "README.md"):
         assert (one / name).read_bytes() == (two / name).read_bytes(), name
