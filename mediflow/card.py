@@ -95,8 +95,8 @@ def write_pair_card(path: Path, config: CardSettings, kept: Sequence[Instruction
         "## Length\n\nRejected over chosen length, geometric mean: "
         f"{before['geometric_mean']:.3f} before balancing, **{after['geometric_mean']:.3f}** after "
         f"(of {before['pairs']:,} pairs, {after['pairs']:,} are kept), so that length is no shortcut.",
-        "## Error types\n\nShown to be worse: the rejected answer contradicts the patient's known facts, is another answer "
-        "where only one is right, or leaves a part out. Of the others it is only known that they differ.\n\n"
+        "## Error types\n\nShown to be worse: the rejected answer contradicts the patient's known facts, is another "
+        "answer where only one is right, or leaves a part out. Of the others it is only known that they differ.\n\n"
         + _table(
             ("error type", "pairs", "shown to be worse", "length ratio"),
             [
