@@ -157,7 +157,7 @@ function drawCoverage() {
   const place = el("div", { class: "scroll" });
   const chosen = el("div", { class: "chosen" });
   const scale = el("span", {});
-  const [left, top, height, gap] = [188, 176, 21, 3];
+  const [left, top, height, gap] = [214, 176, 21, 3];
   const starts = [];
   let x = left;
   const groups = data.documents.reduce((all, name, at) => (at && name === data.documents[at - 1] ? all : [...all, [name, at]]), []);

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import ast
 import importlib
+import json
 import logging
 import os
 import signal
@@ -89,6 +90,10 @@ def _run(command: Command[C], description: str, arguments: Sequence[str] | None)
     recipe = Path(settings.pop(0)) if settings and "=" not in settings[0] else None
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it tells of every single request
+    positional = command.config.positional
+    if positional and recipe is not None and recipe.suffix not in (".yml", ".yaml", ".json"):
+        settings.insert(0, f"{positional}={json.dumps(str(recipe))}")
+        recipe = None
     config = load(command.config, recipe, settings)
     if not given.again and run.is_current(command.name, config):
         logging.getLogger(command.name).info("up to date, nothing to do (--again makes it anew)")
@@ -99,9 +104,10 @@ def _run(command: Command[C], description: str, arguments: Sequence[str] | None)
 
 def _parser(command: Command[C], description: str) -> argparse.ArgumentParser:
     fields = "\n".join(field_lines(command.config))
+    first = f"[recipe.yml | {command.config.positional.upper()}]" if command.config.positional else "[recipe.yml]"
     parser = argparse.ArgumentParser(
         prog=f"medsmith {command.name}",
-        usage=f"medsmith {command.name} [recipe.yml] [key=value …]",
+        usage=f"medsmith {command.name} {first} [key=value …]",
         description=description.strip(),
         epilog=f"settings (recipe first, then key=value; keys below another with dots: block.key=value):\n{fields}\n\n"
         f"example:\n  medsmith {command.name} recipe.yml out=out/{command.name.replace('.', '/')} seed=1",

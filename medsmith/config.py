@@ -52,6 +52,8 @@ class Config(Block):
     schema_version: ClassVar[int] = 1
     libraries: ClassVar[tuple[str, ...]] = ()
     """Distributions whose version changes the result, e.g. ("torch", "trl")."""
+    positional: ClassVar[str] = ""
+    """The setting that a first argument without `=` gives, where it is not a recipe."""
 
     out: Path = execution(description="the folder that this command writes and finishes with run.json")
     seed: int = Field(0, description="one seed for all that is drawn")
