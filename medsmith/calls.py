@@ -18,6 +18,7 @@ from medsmith.chat import (
     Lane,
     MeteredChat,
     StartsAttempts,
+    Stoppable,
     Teachers,
 )
 from medsmith.errors import UserError
@@ -229,10 +230,18 @@ class _Calls:
         if isinstance(error, BudgetReached) and self.several:
             queue.spent = queue.spent or error
             queue.fresh.clear()
-            queue.full = False
             queue.repairs.clear()
+            queue.full = False
+            self._hire_all()
         else:
-            self.stop = self.stop or error
+            self._stop_all(error)
+
+    def _stop_all(self, error: UserError) -> None:
+        if self.stop is None:
+            self.stop = error
+            for queue in self.queues.values():
+                if isinstance(queue.chat, Stoppable):
+                    queue.chat.stop(str(error))
 
     async def _next(self, queue: _Queue) -> ChatRequest | None:
         """The next request of a teacher: what follows an answer first, then what waits, then new ones."""
@@ -300,9 +309,11 @@ class _Calls:
         self._count(request.id not in self.repairing)
         self.repairing.discard(request.id)
         if queue.failures >= FAILURES_IN_A_ROW:
-            self.stop = self.stop or UserError(
-                f"{queue.failures} calls in a row failed, the last with: {row['error']}; finished calls are kept: mend "
-                "the teacher and run again to continue"
+            self._stop_all(
+                UserError(
+                    f"{queue.failures} calls in a row failed, the last with: {row['error']}; finished calls are kept: "
+                    "mend the teacher and run again to continue"
+                )
             )
         self._follow(request, row)
 

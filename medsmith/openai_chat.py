@@ -99,6 +99,7 @@ class OpenAIChat:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._record: Callable[[str, float], None] | None = None
         self._refused_schemas: set[bytes] = set()
+        self._stop: str | None = None
 
     def count_earlier(self, attempts: int, cost: float) -> None:
         """Charge the budget with what an earlier try has spent."""
@@ -108,6 +109,10 @@ class OpenAIChat:
     def record_starts(self, record: Callable[[str, float], None]) -> None:
         """Say before each attempt what it may cost, if there is a budget to keep."""
         self._record = record if self.budget.limited else None
+
+    def stop(self, reason: str) -> None:
+        """Let no call of this event loop make another attempt."""
+        self._stop = reason
 
     def refuse_remote(self) -> None:
         """Raise a UserError unless data under a use agreement may go to this endpoint."""
@@ -152,6 +157,7 @@ class OpenAIChat:
         # One line per request, address and all, is no news to a user.
         logging.getLogger("httpx2").setLevel(logging.WARNING)
         self._loop = loop
+        self._stop = None
         self.gate = Gate(self.config.concurrency)
         self.rate = RateLimit(self.config.requests_per_minute, self.config.tokens_per_minute, self._sleep)
         self._response = httpx2.Response
@@ -197,6 +203,8 @@ class OpenAIChat:
             if isinstance(outcome, dict):
                 return outcome
             if outcome.stop is not None:
+                # Those that wait need not hear it from the endpoint, one by one.
+                self._stop = outcome.stop
                 raise Stopped(outcome.stop)
             if outcome.at_once:
                 continue
@@ -212,6 +220,8 @@ class OpenAIChat:
         self, request: ChatRequest, n: int, tally: _Tally, most: _Most, reserved: float
     ) -> dict[str, Any] | _Failure:
         """Send once: reserve the most it may cost, settle for what it did."""
+        if self._stop is not None:
+            raise Stopped(self._stop)
         await self.budget.reserve(most.cost)
         if self._record is not None:
             self._record(request.id, most.cost)
