@@ -1,318 +1,191 @@
-"""Ask a teacher for clinical instructions with examples, one call a cell of the plan.
+"""Ask teachers for clinical instructions with examples until every cell of the plan has the records it is to have.
 
     python -m mediflow.generate mediflow/recipes/generate_embedded.yml instructions=200
 
-Every finished call is in `raw/calls.jsonl` and is never paid for twice. `instructions.jsonl` has one row an example,
-`failed.jsonl` what could not be used, each with its reason, `facts.jsonl` the patients that the examples are about.
-What is good enough to keep is decided by mediflow.judge and mediflow.curate.
+Every finished call is in `raw/calls.jsonl` and is never paid for twice. `instructions/part-*.jsonl` has a row for each
+accepted example, in the order of the plan; `ledger/part-*.jsonl` a line for every example there was, with the reason
+where it was not accepted; `facts.jsonl` the patients or passages that they are about; `coverage.json` what each cell
+was to have and has. `python -m mediflow.plan` says beforehand what a run will cost. What is good enough to keep is
+decided by mediflow.judge and mediflow.curate.
 """
 
 from __future__ import annotations
 
-import difflib
-import json
-from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from mediflow.parse import BrokenExample, Example, Generated, parse_generated
-from mediflow.prompt import render, render_block
-from mediflow.taxonomy import DIFFICULTIES, FORMATS, WHOLE, Cell, Taxonomy, load_taxonomy, plan
+from mediflow.admission import NearRepeats
+from mediflow.calls import Calls, single_document
+from mediflow.ledger import Books
+from mediflow.parse import ReplyForm
+from mediflow.passages import PassagesConfig, read_passages
+from mediflow.rounds import Rounds
+from mediflow.sources import Clinic, Grounding, Listed, Nothing, Source, read_facts
+from mediflow.taxonomy import Taxonomy, check_weights, load_taxonomy
 from mediflow.teacher import MODEL as SIMULATED
-from mediflow.validate import check_json
 from medsmith import run
 from medsmith.command import run_command
 from medsmith.config import Config as BaseConfig
 from medsmith.config import execution
 from medsmith.errors import UserError
+from medsmith.hub import AGREEMENT
 from medsmith.llm import (
     Chat,
-    ChatRequest,
+    Engine,
     Journal,
     TeacherConfig,
-    open_teacher,
+    open_teachers,
     refuse_silence,
     run_calls,
     summarise,
 )
-from medsmith.records import content_id, write_jsonl
 
 LICENCE = "CDLA-Permissive-2.0"
+Count = Annotated[int, Field(ge=1)]
 
 
 class Config(BaseConfig):
-    """How many calls, about what, to whom."""
+    """How many instructions, about what, from whom, and what is done with replies that fall short."""
+
+    libraries: ClassVar[tuple[str, ...]] = ("rensa",)
 
     teacher: TeacherConfig = Field(description="the model that writes")
-    instructions: int = Field(100, ge=1, description="calls, each for one instruction")
-    examples: int = Field(4, ge=1, description="examples asked for in a call")
-    weights: dict[str, dict[Any, float]] = Field(
-        default_factory=dict, description="shares by axis (task_type, difficulty, output_format, temperature)"
+    more_teachers: list[TeacherConfig] = Field(
+        [], description="further models; each gets the part of the calls that its share says"
     )
-    patients: Path | None = Field(None, description="patients.parquet that grounds the examples; none draws them")
+    engine: Engine = execution("local", "who makes the calls: this process, a provider's batches, vLLM here, or Ray")
+    instructions: int = Field(100, ge=1, description="instructions planned, rounded up to whole calls")
+    per_call: int = Field(1, ge=1, description="instructions asked for in a call, all of one cell (the paper: 10)")
+    examples: Count | list[Count] = Field(
+        4, description="examples of an instruction; of a list ([3, 4] in the paper) one is drawn for each call"
+    )
+    reply: ReplyForm = Field(
+        "tagged", description="tagged, or json: sent along as a JSON schema, for endpoints that keep to one"
+    )
+    weights: str | dict[str, dict[Any, float]] = Field(
+        "paper",
+        description="paper, uniform, or shares by axis (task_type, document_type, input, difficulty, output_format, "
+        "temperature), e.g. {difficulty: {hard: 3, extreme: 1}}; what is not named is as in the paper",
+    )
+    grounding: Grounding = Field(
+        "patients", description="patients: each example is about a known patient; none: as in the paper"
+    )
+    patients: Path | None = Field(
+        None, description="patients' facts, Parquet of mediflow.simulate or JSON Lines; none draws them from the clinic"
+    )
+    passages: PassagesConfig | None = Field(None, description="own documents as inputs, in the place of grounding")
+    credentialed: bool = Field(
+        False, description="patients or passages are under a use agreement: to no remote endpoint without its switch"
+    )
     max_tokens: int = Field(4096, ge=1, description="the longest reply")
-    repair: bool = Field(True, description="ask once more, with the reasons, where a reply cannot be used")
+    repair: bool = Field(True, description="ask once more, with the reasons, for what cannot be used of a reply")
+    max_contradicted: int | None = Field(
+        0, ge=0, description="a record that contradicts more of its facts is refused; null only counts them"
+    )
+    near_repeats: NearRepeats = NearRepeats()
+    refills: int = Field(
+        3, ge=0, description="rounds of further calls for the records that a cell lacks; 0 asks each cell once"
+    )
     allow_failed: float = execution(0.05, "the share of calls without any answer above which the run stops")
 
+    @model_validator(mode="after")
+    def _fits(self) -> Config:
+        if not isinstance(self.examples, int) and not self.examples:
+            raise ValueError("examples is an empty list; give a number, or several to draw from")
+        if self.passages is not None and (self.patients is not None or self.grounding == "none"):
+            raise ValueError("passages take the place of grounding; leave grounding and patients out")
+        if self.patients is not None and self.grounding == "none":
+            raise ValueError("grounding none uses no patients; leave patients out or set grounding: patients")
+        return self
 
-@dataclass(frozen=True)
-class Call:
-    """One cell with the patients that its examples are about, and its request."""
+    @property
+    def teachers(self) -> list[TeacherConfig]:
+        """All of them."""
+        return [self.teacher, *self.more_teachers]
 
-    cell: Cell
-    facts: list[dict[str, Any]]
-    schema: dict[str, Any] | None
-    request: ChatRequest
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What came of one call: rows, and failures {call_id, cell, reason, text}. `found` is the examples in the reply."""
-
-    rows: list[dict[str, Any]]
-    failed: list[dict[str, Any]]
-    found: int
-    parsed: bool
+    @property
+    def most_examples(self) -> int:
+        """The most examples of an instruction."""
+        return self.examples if isinstance(self.examples, int) else max(self.examples)
 
 
 def main(config: Config) -> Path:
     """Generate into config.out."""
-    with run.start(config, "mediflow.generate") as this, open_teacher(config.teacher) as chat:
-        return generate(config, this, chat)
+    with run.start(config, "mediflow.generate") as this:
+        source = open_source(config, this)
+        credentialed = is_credentialed(config, this)
+        with open_teachers(
+            config.teachers, engine=config.engine, folder=this.folder, credentialed=credentialed
+        ) as chat:
+            return generate(config, this, chat, source)
 
 
-def generate(config: Config, this: run.Run, chat: Chat) -> Path:
+def generate(config: Config, this: run.Run, chat: Chat, source: Source | None = None) -> Path:
     """What main does, with any chat model."""
-    taxonomy = load_taxonomy()
-    _check_weights(config.weights, taxonomy)
-    cells = plan(taxonomy, config.instructions, config.seed, config.weights)
-    calls = build_calls(config, taxonomy, cells, read_facts(config, len(cells) * config.examples))
-    by_id = {call.request.id: call for call in calls}
-    assert len(by_id) == len(calls), "two calls have one id"
-
-    def follow_up(request: ChatRequest, row: dict[str, Any]) -> ChatRequest | None:
-        call = by_id.get(request.id)
-        return build_repair(config, call, row) if call and config.repair else None
-
-    requests = [call.request for call in calls]
-    with Journal(this.folder / "raw" / "calls.jsonl") as journal:
-        rows = run_calls(requests, chat, journal, config.teacher.concurrency, "generate", follow_up=follow_up)
-    refuse_silence(rows.values(), config.allow_failed)
-    counts = _write(this.folder, calls, [read_outcome(config, call, rows) for call in calls])
+    source = source or open_source(config, this)
+    taxonomy = taxonomy_of(config)
+    check_weights(config.weights, taxonomy)
+    calls = Calls(config, taxonomy, source)
+    given = source.kind == "passages"
+    with (
+        Journal(this.folder / "raw" / "calls.jsonl") as journal,
+        Books(this.folder, taxonomy, config.near_repeats, config.seed, given_inputs=given) as books,
+    ):
+        rounds = Rounds(calls, books, journal, repair=config.repair, refills=config.refills)
+        rows = run_calls(
+            rounds.requests(),
+            chat,
+            journal,
+            sum(teacher.concurrency for teacher in config.teachers),
+            "generate",
+            follow_up=rounds.follow_up,
+            credentialed=is_credentialed(config, this),
+            total=calls.planned,
+        )
+        assert rounds.finished, "a call was not admitted"
+        refuse_silence(rows.values(), config.allow_failed)
+        counts = books.finish()
+        if not counts["accepted"]:
+            raise UserError(
+                f"none of {counts['calls']} calls gave a usable example; most often: {books.commonest_reason()}, see "
+                f"{this.folder / 'ledger'}"
+            )
+        usage = summarise(rows.values())
     this.facts["licences"] |= {"synthetic": LICENCE}
-    this.facts["simulated"] = this.facts["simulated"] or any(row["model"] == SIMULATED for row in rows.values())
-    this.facts |= {"teacher": config.teacher.model, "usage": summarise(rows.values())}
+    this.facts["simulated"] = this.facts["simulated"] or SIMULATED in books.models
+    names = [teacher.name for teacher in config.teachers]
+    this.facts |= {"teacher": ", ".join(teacher.model for teacher in config.teachers), "usage": usage}
+    this.facts |= {"teachers": dict(books.teachers)} if names[1:] else {}
+    if counts["facts_checked"]:
+        this.facts["contradicted_share"] = round(counts["facts_contradicted"] / counts["facts_checked"], 6)
     return this.finish(**counts)
 
 
-def read_facts(config: Config, count: int) -> list[dict[str, Any]]:
-    """The facts of `count` patients, from the file (again from its start where it has fewer) or drawn by the seed."""
-    if config.patients is None:
-        from mediflow.clinic.patients import draw_patients
-
-        return [_plain(patient.facts()) for patient in draw_patients(config.seed, count)]
-    import polars
-
-    table = polars.read_parquet(config.patients)
-    if "facts" not in table.columns or table.is_empty():
-        raise UserError(f"{config.patients} has no rows with a column 'facts'; make it with mediflow.simulate")
-    known = [json.loads(text) for text in table["facts"]]
-    return [known[number % len(known)] for number in range(count)]
+def taxonomy_of(config: Config) -> Taxonomy:
+    """What can be asked for; with passages, every task of one document type of the user's own."""
+    taxonomy = load_taxonomy()
+    return single_document(taxonomy, config.passages.document_type) if config.passages else taxonomy
 
 
-def build_calls(config: Config, taxonomy: Taxonomy, cells: list[Cell], facts: list[dict[str, Any]]) -> list[Call]:
-    """One call a cell, the n-th about the n-th handful of patients. Equal requests are told apart by their number."""
-    calls = []
-    seen: Counter[str] = Counter()
-    for number, cell in enumerate(cells):
-        own = facts[number * config.examples : (number + 1) * config.examples]
-        task, document = taxonomy.tasks[cell.task_type], taxonomy.documents[cell.document_type]
-        schema = task.schema if cell.output_format == "json" else None
-        messages = render(
-            "generate",
-            request_of(cell, own),
-            task=task,
-            document=document,
-            section=None if cell.section == WHOLE else cell.section,
-            schema=json.dumps(schema) if schema else None,
-            difficulty=cell.difficulty,
-            count=len(own),
-        )
-        same = content_id(messages, cell.temperature)
-        request = config.teacher.request(
-            messages,
-            temperature=cell.temperature,
-            max_tokens=config.max_tokens,
-            sample=seen[same],
-            about=asdict(cell),
-        )
-        seen[same] += 1
-        calls.append(Call(cell, own, schema, request))
-    return calls
+def open_source(config: Config, this: run.Run | None = None) -> Source:
+    """What the examples are about; the licences of passages go into the run's facts."""
+    if config.passages is not None:
+        passages = read_passages(config.passages)
+        if this is not None:
+            this.facts["licences"] |= {passage.source: passage.license for passage in passages}
+        return Listed("passages", passages, config.most_examples)
+    if config.grounding == "none":
+        return Nothing()
+    if config.patients is not None:
+        return Listed("facts", read_facts(config.patients), config.most_examples)
+    return Clinic(config.seed, config.most_examples)
 
 
-def request_of(cell: Cell, facts: list[dict[str, Any]]) -> dict[str, Any]:
-    """The request as data, at the end of the prompt."""
-    return {
-        "kind": "generate",
-        "task_type": cell.task_type,
-        "document_type": cell.document_type,
-        "section": cell.section,
-        "output_format": cell.output_format,
-        "difficulty": cell.difficulty,
-        "examples": len(facts),
-        "facts": facts,
-    }
-
-
-def build_repair(config: Config, call: Call, row: dict[str, Any]) -> ChatRequest | None:
-    """The one second try of a call whose reply has faults, with the faults named; None where it has none."""
-    if row["texts"] is None:
-        return None
-    text = row["texts"][0]
-    generated, broken = read_reply(call, text)
-    problems = [generated.reason] if generated.reason else [f"example {b.number + 1}: {b.reason}" for b in broken]
-    if not problems:
-        return None
-    messages = [
-        *call.request.messages,
-        # Some endpoints refuse an empty assistant message.
-        {"role": "assistant", "content": text or "(nothing)"},
-        {"role": "user", "content": render_block("generate", "repair", problems=problems)},
-    ]
-    return config.teacher.request(
-        messages,
-        temperature=call.request.temperature,
-        max_tokens=config.max_tokens,
-        about={"repairs": call.request.id, "problems": problems},
-    )
-
-
-def read_reply(call: Call, text: str) -> tuple[Generated, list[BrokenExample]]:
-    """The reply with its good examples, and the broken ones: torn, or not of the task's schema."""
-    generated = parse_generated(text)
-    good: list[Example] = []
-    broken = list(generated.broken)
-    for example in generated.examples:
-        reason = check_json(example.output, call.schema) if call.schema else None
-        if reason is None:
-            good.append(example)
-        else:
-            broken.append(BrokenExample(example.number, example.output, f"the output {reason}"))
-    return replace(generated, examples=good), sorted(broken, key=lambda one: one.number)
-
-
-def read_outcome(config: Config, call: Call, rows: Mapping[str, dict[str, Any]]) -> Outcome:
-    """The better of first reply and repair (the first where they are equal) as rows and failures."""
-    first = rows[call.request.id]
-    if first["texts"] is None:
-        return Outcome([], [_failure(call, f"no answer: {first['error']}", "")], 0, False)
-    text = first["texts"][0]
-    generated, broken = read_reply(call, text)
-    repair = build_repair(config, call, first) if config.repair else None
-    second = rows[repair.id]["texts"] if repair else None
-    if second is not None:
-        again, still_broken = read_reply(call, second[0])
-        if again.reason is None and len(again.examples) > len(generated.examples):
-            generated, broken, text = again, still_broken, second[0]
-    if generated.reason:
-        return Outcome([], [_failure(call, generated.reason, text)], 0, False)
-    found = len(generated.examples) + len(broken)
-    kept = [_row(call, generated.instruction, example, found) for example in generated.examples]
-    failed = [_failure(call, f"example {one.number + 1}: {one.reason}", one.text) for one in broken]
-    return Outcome(kept, failed, found, True)
-
-
-def _row(call: Call, instruction: str, example: Example, found: int) -> dict[str, Any]:
-    cell = call.cell
-    about = {
-        "task_type": cell.task_type,
-        "input_data": cell.document_type if cell.section == WHOLE else f"{cell.document_type}: {cell.section}",
-        "output_format": cell.output_format,
-        "difficulty_level": cell.difficulty,
-    }
-    grounded = found == len(call.facts)
-    return {
-        "id": content_id(instruction, example.input, example.output, about),
-        "instruction_id": content_id(instruction, about),
-        **about,
-        "instruction": instruction,
-        "input": example.input,
-        "output": example.output,
-        # With more or fewer examples than patients nobody can say which is about whom.
-        "facts_id": call.facts[example.number]["id"] if grounded else None,
-        "call_id": call.request.id,
-    }
-
-
-def _failure(call: Call, reason: str, text: str) -> dict[str, Any]:
-    return {"call_id": call.request.id, **asdict(call.cell), "reason": reason, "text": text}
-
-
-def _write(folder: Path, calls: list[Call], outcomes: list[Outcome]) -> dict[str, int]:
-    """Write the three files; return counts, having asserted that no call and no example vanished."""
-    kept: dict[str, dict[str, Any]] = {}
-    failed = [failure for outcome in outcomes for failure in outcome.failed]
-    for call, outcome in zip(calls, outcomes, strict=True):
-        for row in outcome.rows:
-            if row["id"] in kept:
-                failed.append(_failure(call, f"the same example as {row['id']}", row["output"]))
-            else:
-                kept[row["id"]] = row
-    if not kept:
-        reasons = Counter(failure["reason"] for failure in failed).most_common(1)
-        raise UserError(f"none of {len(calls)} calls gave an example; most often: {reasons[0][0]}")
-    parsed = sum(outcome.parsed for outcome in outcomes)
-    lost = sum(not outcome.parsed for outcome in outcomes)
-    found = sum(outcome.found for outcome in outcomes)
-    assert len(calls) == parsed + lost, "a call vanished"
-    assert found == len(kept) + len(failed) - lost, "an example vanished"
-    write_jsonl(folder / "instructions.jsonl", _sorted(kept.values(), "id"))
-    write_jsonl(folder / "failed.jsonl", _sorted(failed, "number", "reason", "text"))
-    facts = {patient["id"]: patient for call in calls for patient in call.facts}
-    write_jsonl(folder / "facts.jsonl", ({"facts_id": key, "facts": facts[key]} for key in sorted(facts)))
-    return {
-        "calls": len(calls),
-        "examples_asked": sum(len(call.facts) for call in calls),
-        "calls_parsed": parsed,
-        "calls_failed": lost,
-        "examples": found,
-        "rows": len(kept),
-        "failed": len(failed) - lost,
-        "instructions": len({row["instruction_id"] for row in kept.values()}),
-    }
-
-
-def _check_weights(weights: dict[str, dict[Any, float]], taxonomy: Taxonomy) -> None:
-    known: dict[str, Iterable[Any]] = {
-        "task_type": taxonomy.tasks,
-        "difficulty": DIFFICULTIES,
-        "output_format": FORMATS,
-        "temperature": (),
-    }
-    for axis, shares in weights.items():
-        if axis not in known:
-            raise UserError(f"weights: no axis '{axis}'; known are {', '.join(known)}")
-        wrong = [value for value in shares if axis != "temperature" and value not in set(known[axis])]
-        if wrong:
-            near = difflib.get_close_matches(str(wrong[0]), list(known[axis]), n=1)
-            hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(known[axis])}"
-            raise UserError(f"weights.{axis}: no '{wrong[0]}'; {hint}")
-        if not shares or min(shares.values()) < 0 or sum(shares.values()) <= 0:
-            raise UserError(f"weights.{axis}: {shares} holds no share above 0")
-
-
-def _sorted(rows: Iterable[dict[str, Any]], *keys: str) -> list[dict[str, Any]]:
-    return sorted(rows, key=lambda row: [row[key] for key in keys])
-
-
-def _plain(value: Any) -> Any:
-    """As JSON would give it back, so that drawn patients equal those from a file."""
-    return json.loads(json.dumps(value))
+def is_credentialed(config: Config, this: run.Run) -> bool:
+    """Whether what goes into the prompts is under a use agreement: by the setting, or by a licence that says so."""
+    return config.credentialed or any(AGREEMENT.search(licence) for licence in this.facts["licences"].values())
 
 
 if __name__ == "__main__":

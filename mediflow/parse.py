@@ -1,25 +1,28 @@
-"""What a teacher wrote → an instruction with its examples, or the reason why not. Pure: no network, no files."""
+"""What a teacher wrote → instructions with their examples, or the reason why not. Pure: no network, no files."""
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass, field
+from typing import Any, Literal
 
-TAGS = ("instruction", "examples", "example", "input", "output")
+ReplyForm = Literal["tagged", "json"]
+
 _FENCE = re.compile(r"\A```[a-z]*\n(.*)\n```\Z", re.DOTALL)
-_ANY_TAG = re.compile(rf"</?(?:{'|'.join(TAGS)})>")
+_ANY_TAG = re.compile(r"</?(?:instruction|examples|example|input|output)>")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Example:
-    """One input with its output; `number` is its place in the reply, from 0."""
+    """One input with its output; `number` is its place under its instruction, from 0."""
 
     number: int
     input: str
     output: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class BrokenExample:
     """An example that cannot be read, as it was written."""
 
@@ -28,67 +31,155 @@ class BrokenExample:
     reason: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Generated:
-    """A reply as far as it could be read. `reason` is set where the whole reply is of no use."""
+    """One instruction with its examples. `reason` is set where it is of no use; `text` is what was written then."""
 
     instruction: str = ""
     examples: list[Example] = field(default_factory=list)
     broken: list[BrokenExample] = field(default_factory=list)
     reason: str | None = None
+    text: str = ""
 
 
-def parse_generated(text: str) -> Generated:
-    """Read `<instruction>…</instruction><examples><example><input>…</input><output>…</output></example>…</examples>`.
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """A reply as far as it could be read. `reason` is set where the whole of it is of no use."""
 
-    Prose around the tags is passed over. A reply without an instruction or without any example is of no use; an example
-    that is torn or has tags of its own inside is kept apart with its reason, and the others stand.
+    groups: list[Generated] = field(default_factory=list)
+    reason: str | None = None
+
+
+def parse_reply(text: str, form: ReplyForm = "tagged", inputs: bool = True) -> Parsed:
+    """Read a reply of either form; `inputs=False` where the examples are to have an output only.
+
+    Prose around what was asked for is passed over. Whatever is torn, empty or out of place is kept apart with its
+    reason, an instruction or an example at a time, and the rest stands.
     """
+    text = _encodable(text)
     if not text.strip():
-        return Generated(reason="empty reply")
-    instructions = _between(text, "instruction")
-    if len(instructions) != 1:
-        return Generated(reason=f"{len(instructions)} complete <instruction> parts instead of one")
-    instruction = instructions[0].strip()
-    if not instruction:
-        return Generated(reason="the <instruction> is empty")
-    if _ANY_TAG.search(instruction):
-        return Generated(reason="tags inside the <instruction>")
-    parts = text[text.index("</instruction>") :].split("<example>")[1:]
-    if not parts:
-        return Generated(reason="no <example>")
-    examples: list[Example] = []
-    broken: list[BrokenExample] = []
-    for number, part in enumerate(parts):
-        body, closed, _ = part.partition("</example>")
-        found = _example(number, body) if closed else BrokenExample(number, body, "the <example> is not closed")
-        if isinstance(found, Example):
-            examples.append(found)
-        else:
-            broken.append(found)
-    return Generated(instruction, examples, broken)
+        return Parsed(reason="empty reply")
+    parts = ("input", "output") if inputs else ("output",)
+    return _parse_json(text, parts) if form == "json" else _parse_tagged(text, parts)
 
 
 def strip_fence(text: str) -> str:
     """The text without a Markdown code fence around the whole of it."""
-    fenced = _FENCE.match(text.strip())
-    return fenced.group(1).strip() if fenced else text.strip()
+    text = text.strip()
+    if not text.startswith("```"):
+        return text
+    fenced = _FENCE.match(text)
+    return fenced.group(1).strip() if fenced else text
 
 
-def _example(number: int, body: str) -> Example | BrokenExample:
-    values = {}
-    for tag in ("input", "output"):
-        found = _between(body, tag)
-        if len(found) != 1:
-            return BrokenExample(number, body, f"{len(found)} complete <{tag}> parts instead of one")
-        value = strip_fence(found[0])
+def _parse_tagged(text: str, parts: tuple[str, ...]) -> Parsed:
+    """`<instruction>…</instruction><examples><example><input>…</input><output>…</output></example>…</examples>`, ×n."""
+    pieces = text.split("<instruction>")[1:]
+    if not pieces or "</instruction>" not in text:
+        return Parsed(reason="no complete <instruction>")
+    groups = [_tagged_group(piece, parts) for piece in pieces]
+    if all(group.reason for group in groups):
+        return Parsed(reason=groups[0].reason)
+    return Parsed(groups)
+
+
+def _tagged_group(piece: str, parts: tuple[str, ...]) -> Generated:
+    instruction, closed, rest = piece.partition("</instruction>")
+    instruction = instruction.strip()
+    if not closed:
+        return Generated(reason="the <instruction> is not closed", text=piece)
+    if not instruction:
+        return Generated(reason="the <instruction> is empty", text=piece)
+    if "<" in instruction and _ANY_TAG.search(instruction):
+        return Generated(reason="tags inside the <instruction>", text=piece)
+    if "</instruction>" in rest:
+        return Generated(reason="an </instruction> too many", text=piece)
+    examples: list[Example] = []
+    broken: list[BrokenExample] = []
+    for number, part in enumerate(rest.split("<example>")[1:]):
+        body, closed, _ = part.partition("</example>")
+        found = _tagged_example(number, body, parts) if closed else "the <example> is not closed"
+        if isinstance(found, Example):
+            examples.append(found)
+        else:
+            broken.append(BrokenExample(number, body, found))
+    if not examples and not broken:
+        return Generated(reason="no <example>", text=piece)
+    return Generated(instruction, examples, broken)
+
+
+def _tagged_example(number: int, body: str, parts: tuple[str, ...]) -> Example | str:
+    values = {"input": ""}
+    for tag in parts:
+        if body.count(f"<{tag}>") != 1 or body.count(f"</{tag}>") != 1:
+            complete = min(body.count(f"<{tag}>"), body.count(f"</{tag}>"))
+            return f"{complete} complete <{tag}> parts instead of one"
+        value = strip_fence(body[body.index(f"<{tag}>") + len(tag) + 2 :].partition(f"</{tag}>")[0])
         if not value:
-            return BrokenExample(number, body, f"the <{tag}> is empty")
-        if _ANY_TAG.search(value):
-            return BrokenExample(number, body, f"tags inside the <{tag}>")
+            return f"the <{tag}> is empty"
+        if "<" in value and _ANY_TAG.search(value):
+            return f"tags inside the <{tag}>"
         values[tag] = value
     return Example(number, values["input"], values["output"])
 
 
-def _between(text: str, tag: str) -> list[str]:
-    return re.findall(rf"<{tag}>(.*?)</{tag}>", text, re.DOTALL)
+def _parse_json(text: str, parts: tuple[str, ...]) -> Parsed:
+    """`{"instructions": [{"instruction": "…", "examples": [{"input": "…", "output": …}]}]}`."""
+    try:
+        value = json.loads(strip_fence(text))
+    except ValueError as error:
+        return Parsed(reason=f"not valid JSON: {error}")
+    found = value.get("instructions") if isinstance(value, dict) else None
+    if not isinstance(found, list) or not found:
+        return Parsed(reason='no JSON object with a list "instructions"')
+    groups = [_json_group(one, parts) for one in found]
+    if all(group.reason for group in groups):
+        return Parsed(reason=groups[0].reason)
+    return Parsed(groups)
+
+
+def _json_group(value: Any, parts: tuple[str, ...]) -> Generated:
+    instruction = value.get("instruction") if isinstance(value, dict) else None
+    if not isinstance(instruction, str) or not instruction.strip():
+        return Generated(reason='no text under "instruction"', text=_text(value))
+    listed = value.get("examples")
+    if not isinstance(listed, list) or not listed:
+        return Generated(reason='no list under "examples"', text=_text(value))
+    examples: list[Example] = []
+    broken: list[BrokenExample] = []
+    for number, one in enumerate(listed):
+        found = _json_example(number, one, parts)
+        if isinstance(found, Example):
+            examples.append(found)
+        else:
+            broken.append(BrokenExample(number, _text(one), found))
+    return Generated(instruction.strip(), examples, broken)
+
+
+def _json_example(number: int, value: Any, parts: tuple[str, ...]) -> Example | str:
+    if not isinstance(value, dict):
+        return "the example is no JSON object"
+    values = {"input": ""}
+    for part in parts:
+        text = value.get(part)
+        # An output may be the object itself, or its text where an endpoint does not keep to the schema.
+        text = _text(text) if part == "output" and isinstance(text, dict | list) else text
+        if not isinstance(text, str):
+            return f'no text under "{part}"'
+        values[part] = text.strip()
+        if not values[part]:
+            return f'the "{part}" is empty'
+    return Example(number, values["input"], values["output"])
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _encodable(text: str) -> str:
+    """The text without lone surrogates, which JSON can spell and no UTF-8 file can hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text

@@ -34,7 +34,7 @@ def render_block(name: str, block: str, **values: Any) -> str:
 
 def request_block(request: dict[str, Any]) -> str:
     """The request as a fenced block: one line of JSON, so that no text inside can end the block."""
-    return f"```request\n{json.dumps(request, ensure_ascii=False)}\n```"
+    return f"```request\n{json.dumps(request, ensure_ascii=False, separators=(',', ':'))}\n```"
 
 
 def read_request(messages: Sequence[Message]) -> dict[str, Any] | None:

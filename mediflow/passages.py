@@ -1,0 +1,150 @@
+"""Passages of the user's own documents, as inputs of the generator: split at paragraphs, each known by its text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from medsmith.config import Block
+from medsmith.errors import UserError
+from medsmith.records import Document, content_id, parse_row, read_documents
+
+PARAGRAPHS = re.compile(r"\n\s*\n")
+SENTENCES = re.compile(r"(?<=[.!?])\s+")
+WORD = re.compile(r"\S+")
+
+
+class PassagesConfig(Block):
+    """Own documents whose passages are the inputs; the teacher writes instructions and outputs only."""
+
+    path: Path = Field(
+        description="JSON Lines or Parquet (id, title, text, source, license), a folder of such files, or of .txt files"
+    )
+    document_type: str = Field(
+        "document", description="what they are, one of the taxonomy (scientific_article) or a name of your own"
+    )
+    max_words: int = Field(400, ge=20, description="a longer document is split at its paragraphs, else at sentences")
+    min_words: int = Field(30, ge=1, description="a passage of fewer words is left out")
+    license: str | None = Field(None, description="the licence of .txt files, which cannot say it themselves")
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A stretch of a document, verbatim."""
+
+    id: str
+    text: str
+    document: str
+    title: str
+    source: str
+    license: str
+
+    def origin(self) -> dict[str, str]:
+        """Where it is from, as the facts of its examples."""
+        return {
+            "id": self.id,
+            "document": self.document,
+            "title": self.title,
+            "source": self.source,
+            "license": self.license,
+        }
+
+
+def read_passages(config: PassagesConfig) -> list[Passage]:
+    """All passages, in the order of the files; of equal ones the first.
+
+    Raises:
+        UserError: nothing to read, a text file without a licence, or no passage long enough.
+    """
+    passages: dict[str, Passage] = {}
+    for document in _read(config):
+        for text in split_passages(document.text, config.max_words):
+            if len(text.split()) >= config.min_words:
+                key = content_id("passage", text)
+                passages.setdefault(
+                    key, Passage(key, text, document.id, document.title, document.source, document.license)
+                )
+    if not passages:
+        raise UserError(f"{config.path} holds no passage of {config.min_words} words; lower passages.min_words")
+    return list(passages.values())
+
+
+def split_passages(text: str, max_words: int) -> Iterator[str]:
+    """Verbatim stretches of whole paragraphs of at most so many words.
+
+    A longer paragraph is split between its sentences, and a longer sentence between its words.
+    """
+    first = last = count = 0
+    for start, end in _pieces(text, max_words):
+        words = len(text[start:end].split())
+        if count and count + words > max_words:
+            yield text[first:last]
+            count = 0
+        first = start if not count else first
+        last = end
+        count += words
+    if count:
+        yield text[first:last]
+
+
+def _pieces(text: str, max_words: int) -> Iterator[tuple[int, int]]:
+    """Where the smallest pieces stand: paragraphs, or parts of those that are too long."""
+    for paragraph in _spans(PARAGRAPHS, text, 0, len(text)):
+        if len(text[slice(*paragraph)].split()) <= max_words:
+            yield paragraph
+            continue
+        for sentence in _spans(SENTENCES, text, *paragraph):
+            words = list(WORD.finditer(text, *sentence))
+            for number in range(0, len(words), max_words):
+                chunk = words[number : number + max_words]
+                yield chunk[0].start(), chunk[-1].end()
+
+
+def _spans(between: re.Pattern[str], text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """The stretches that a separator leaves, without blanks around them."""
+    cuts = [start, *(place for cut in between.finditer(text, start, end) for place in cut.span()), end]
+    for left, right in zip(cuts[::2], cuts[1::2], strict=True):
+        words = text[left:right]
+        if words.strip():
+            yield left + len(words) - len(words.lstrip()), left + len(words.rstrip())
+
+
+def _read(config: PassagesConfig) -> Iterator[Document]:
+    path = config.path
+    if not path.exists():
+        raise UserError(f"passages.path: no such file or folder: {path}")
+    files = [path]
+    if path.is_dir():
+        # A finished corpora folder keeps its held-out documents beside: they are for testing.
+        files = sorted(file for file in path.iterdir() if file.suffix in READERS and file.stem != "heldout")
+        if not files:
+            raise UserError(f"passages.path: {path} holds no {', '.join(READERS)} file")
+    for file in files:
+        if file.suffix not in READERS:
+            raise UserError(f"passages.path: {file.name} is none of {', '.join(READERS)}")
+        yield from READERS[file.suffix](file, config)
+
+
+def _read_jsonl(path: Path, config: PassagesConfig) -> list[Document]:
+    return read_documents(path)
+
+
+def _read_parquet(path: Path, config: PassagesConfig) -> Iterator[Document]:
+    import polars
+
+    for number, row in enumerate(polars.read_parquet(path).iter_rows(named=True), 1):
+        yield parse_row(Document, row, f"{path} row {number}")
+
+
+def _read_text(path: Path, config: PassagesConfig) -> Iterator[Document]:
+    if config.license is None:
+        raise UserError(f"{path.name} does not say its licence; set passages.license")
+    yield Document(path.stem, path.stem, path.read_text(encoding="utf-8"), path.parent.name, config.license)
+
+
+READERS: dict[str, Any] = {".jsonl": _read_jsonl, ".parquet": _read_parquet, ".txt": _read_text}
