@@ -243,6 +243,11 @@ def _drugs() -> list[list[str]]:
     return list(_data()["drugs"])
 
 
+def known_drugs() -> list[str]:
+    """The drugs that can be swapped for one another, in name order."""
+    return sorted({drug for row in _drugs() for drug in row})
+
+
 @cache
 def _drug_pattern() -> re.Pattern[str]:
     return re.compile(r"\b(?:" + "|".join(sorted({drug for row in _drugs() for drug in row})) + r")\b", re.I)

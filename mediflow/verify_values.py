@@ -1,0 +1,401 @@
+"""Rules of `mediflow.verify` about figures and words that are values: measurements, age, times, habits, allergies."""
+
+from __future__ import annotations
+
+import re
+
+from mediflow.facts import LabResult, PatientFacts
+from mediflow.quantities import NUMBER, find_durations, is_near, is_rounded, to_number
+from mediflow.verify import Sentence
+
+
+def labs(facts: PatientFacts, sentence: Sentence) -> None:
+    """Value, unit and level of each measurement; a reference range is no value."""
+    if not any(mention.of("lab") for mention in sentence.mentions):
+        return
+    text = _REFERENCE.sub(lambda match: " " * len(match[0]), sentence.text)
+    for mention in sentence.mentions:
+        for lab in facts.labs:
+            if lab.name.lower() == mention.of("lab") and not sentence.context.is_open(mention.start, mention.end):
+                following = [one.start for one in sentence.mentions if one.start >= mention.end and one.of("lab")]
+                _one_lab(sentence, lab, text[: mention.start], text[mention.end : min([len(text), *following])])
+
+
+_RANGE = r"\d+(?:\.\d+)?\s*(?:to|-|–|and)\s*\d+(?:\.\d+)?"
+_REFERENCE = re.compile(
+    rf"[(\[,]?\s*\b(?:normal(?:ly)?|reference|ref\.?|target|goal|expected|"
+    rf"limits?)\b[^.;()]{{0,25}}?\b{_RANGE}[^\s,.;)]*(?:\s?[%\w/]+)?\s*[)\]]?"
+    rf"|[(\[]\s*{_RANGE}[^)\]]*[)\]]|[(\[]?\b(?:normal|reference|ref|target|"
+    rf"goal)\b[^.;()]{{0,12}}?[<>≤≥]\s*\d+(?:\.\d+)?[^)]{{0,10}}[)\]]?",
+    re.I,
+)
+_LEVELS = {
+    "high": "high", "elevated": "high", "raised": "high", "increased": "high", "above": "high", "up": "high",
+    "low": "low", "decreased": "low", "reduced": "low", "depressed": "low", "below": "low", "down": "low",
+    "normal": "normal", "unremarkable": "normal", "within": "normal",
+}  # fmt: skip
+_LEVEL = "|".join(_LEVELS)
+_GAP = (
+    r"(?:[\s:=,(–-]|\b(?:levels?|values?|counts?|results?|concentration|reading|was|is|were|"
+    r"are|of|at|came|comes|back|measured|found|to|be|as|"
+    r"reported|now|today|currently|still|mildly|markedly|significantly|slightly|clearly|very|"
+    r"and|a|an|the|with|read|stood|stands|"
+    r"returned|remains?|remained|in|serum|plasma|blood|flagged|noted|which|being|abnormally|"
+    r"high|elevated|raised|increased|low|decreased|reduced|normal)\b)*?"
+)
+_VALUE = re.compile(rf"^{_GAP}{NUMBER.pattern}\s*([%°]|[A-Za-zµμ]+(?:/[A-Za-z\d.]+)?)?")
+_LEVEL_AFTER = re.compile(
+    rf"^{_GAP}\b(?<!than )(not |never )?({_LEVEL})\b(?!er)(?! (?:mood|back|blood pressure))", re.I
+)
+_LEVEL_BEHIND = re.compile(
+    rf"^\s*[%\w/µμ.]*[\s,;:(–-]*(?:(?:which|that|and|this|is|was|a|i\.e\.,?|flagged|reported|"
+    rf"as|are|abnormally|clearly|mildly|markedly)\s+)*(not )?({_LEVEL})\b",
+    re.I,
+)
+_LEVEL_BEFORE = re.compile(
+    rf"\b(not |non-)?(?:an? |the |with )?({_LEVEL})\s+(?:serum |plasma |blood |urine |"
+    rf"level of |levels of |the |value of |value for )*$",
+    re.I,
+)
+_TIMES = re.compile(r"^(?:days?|weeks?|months?|years?|hours?|minutes?|times?|st|nd|rd|th|am|pm|mg|mcg|tablets?)$", re.I)
+
+
+def _one_lab(sentence: Sentence, lab: LabResult, before: str, after: str) -> None:
+    behind = after
+    match = _VALUE.match(after)
+    if match and lab.value is not None:
+        unit = (match[2] or "").replace("μ", "µ").replace("µ", "u")
+        true_unit = lab.unit.replace("μ", "µ").replace("µ", "u")
+        if not (_TIMES.match(unit) and unit.lower() != true_unit.lower()):
+            behind = after[match.end(1) :]
+            same_unit = unit.lower() == true_unit.lower() or not _is_unit(unit)
+            agrees = is_rounded(match[1], lab.value) or to_number(match[1]) == lab.value
+            if same_unit:
+                sentence.compare(
+                    "lab_value", agrees, f"{lab.name} {match[1]} {unit}".strip(), f"{lab.value:g} {lab.unit}"
+                )
+            elif to_number(match[1]) == lab.value:
+                sentence.compare("unit", False, f"{lab.name} {match[1]} {unit}", f"{lab.value:g} {lab.unit}")
+    elif lab.value is not None:
+        amount = re.search(
+            rf"({NUMBER.pattern})\s*{re.escape(lab.unit)}\s*(?:of|for|in)?\s*(?:the |serum |plasma )*$", before, re.I
+        )
+        if amount:
+            agrees = is_rounded(amount[1], lab.value)
+            sentence.compare("lab_value", agrees, f"{lab.name} {amount[1]}", f"{lab.value:g} {lab.unit}")
+    if lab.level:
+        level = (
+            _LEVEL_AFTER.match(after)
+            or (_LEVEL_BEHIND.match(behind) if behind is not after else None)
+            or _LEVEL_BEFORE.search(before)
+        )
+        if level and not re.match(
+            r"\s*(?:normal|reference)?\s*(?:range|limits?)?\s*(?:of\s*)?\d", after[level.end() :]
+        ):
+            said = _LEVELS[level[2].lower()]
+            agrees = (said != lab.level) if level[1] else (said == lab.level)
+            sentence.compare("lab_flag", agrees, f"{lab.name} {level[1] or ''}{said}", lab.level)
+
+
+def _is_unit(text: str) -> bool:
+    return "/" in text or text.lower() in {"%", "mmhg", "ratio", "mm", "u", "iu", "units"}
+
+
+def _is_timed(sentence: Sentence) -> bool:
+    return not _TIME.isdisjoint(sentence.words) or any("-day" in word or "-week" in word for word in sentence.words)
+
+
+def duration(facts: PatientFacts, sentence: Sentence) -> None:
+    """How long the complaint has lasted."""
+    if not _is_timed(sentence):
+        return
+    complaint = any((name := one.of("symptom")) and name in facts.here for one in sentence.mentions)
+    if not complaint and not _ONSET.search(sentence.text):
+        return
+    if _LATER.search(sentence.text) or any(one.of("drug") for one in sentence.mentions):
+        return
+    for length, start, end in find_durations(sentence.text):
+        if length.unit == "month" or sentence.context.is_open(start, end) and not complaint:
+            continue
+        slack = 0 if length.unit == "day" else 3
+        agrees = abs(length.days - (facts.duration_days or 0)) <= slack
+        sentence.compare("duration", agrees, sentence.text[start:end], f"{facts.duration_days} days")
+
+
+_TIME = {"day", "days", "week", "weeks", "fortnight", "month", "months"}
+_ONSET = re.compile(
+    r"\b(?:symptom\w*|complaint\w*|present(?:s|ed|ing)|onset|began|started|lasting|lasted|for how many days)\b", re.I
+)
+_LATER = re.compile(
+    r"\b(?:follow\w*|return\w*|review\w*|recheck|repeat\w*|appointment|next|in \w+ (?:days|"
+    r"weeks) (?:with|by)|after discharge|course of|every|each|per|suture\w*|therapy|trial|"
+    r"home visits?|observed)\b",
+    re.I,
+)
+_FOLLOW = re.compile(
+    r"\b(?:follow(?:ed)?[- ]?up|return\w*|(?:be )?seen (?:again|by)|re-?(?:view|check|visit|"
+    r"evaluat\w+)\w*|appointment|next (?:visit|contact)|comes? back|clinic visit|see (?:me|us|"
+    r"you|the))\b",
+    re.I,
+)
+
+
+def follow_up(facts: PatientFacts, sentence: Sentence) -> None:
+    """When the patient is to be seen again."""
+    if not _is_timed(sentence) or not _FOLLOW.search(sentence.text):
+        return
+    if re.search(r"\b(?:ago|if|in case|every|each|sutures?|history|previous|last)\b", sentence.text, re.I):
+        return
+    for length, start, end in find_durations(sentence.text):
+        if re.search(r"\b(?:for|of|past|last|since)\s+(?:the\s+)?$", sentence.text[:start], re.I) or re.match(
+            r"\s*(?:of|history)\b", sentence.text[end:]
+        ):
+            continue
+        slack = 2 if length.unit == "month" else 0
+        agrees = abs(length.days - (facts.follow_up_days or 0)) <= slack
+        sentence.compare("follow_up", agrees, sentence.text[start:end], f"{facts.follow_up_days} days")
+
+
+_RELATIVE = re.compile(
+    r"\b(?:son|daughter|mother|father|brother|sister|child|baby|husband|wife|aunt|uncle|grand\w+|who died|died)\b", re.I
+)
+_AGE = re.compile(
+    r"(?<![\w./])(?<!over )(?<!under )(?<!above )(?<!than )(?<!age of )(\d{1,3})[\s-]*"
+    r"(?:years?[\s-]+old|y\.?/?o\b\.?|yrs?[\s-]+old|years? of age)(?:[\s,-]+(?:\w+[\s-]+){0,2}?"
+    r"(wom[ae]n|female|lady|girl|man|men|male|gentleman|boy))?|\b(?:aged|age|age is|"
+    r"age:)\s+(\d{1,3})\b(?!\s*(?:months|to|-|–))",
+    re.I,
+)
+_FEMALE = {"woman", "women", "female", "lady", "girl", "f"}
+_MALE = {"man", "men", "male", "gentleman", "boy", "m"}
+
+
+def person(facts: PatientFacts, sentence: Sentence) -> None:
+    """Age and sex of the patient, not of a relative."""
+    if "old" not in sentence.low and "age" not in sentence.low and "y" not in sentence.low:
+        return
+    for match in _AGE.finditer(sentence.text):
+        if _RELATIVE.search(sentence.text) or re.search(
+            r"\b(?:at|since|from|until)\s+(?:the )?$", sentence.text[: match.start()]
+        ):
+            continue
+        said = match[1] or match[3]
+        if facts.age is not None:
+            sentence.compare("age", int(said) == facts.age, f"age {said}", f"age {facts.age}")
+        if match[2] and facts.sex.lower() in _FEMALE | _MALE:
+            agrees = (match[2].lower() in _FEMALE) == (facts.sex.lower() in _FEMALE)
+            sentence.compare("sex", agrees, match[2], facts.sex)
+
+
+_VITALS = {
+    "temperature": re.compile(r"\b(?:temperature|temp|febrile (?:at|to)|fever (?:of|at))\b", re.I),
+    "pulse": re.compile(r"\b(?:pulse(?! ox)|heart rate|HR)\b", re.I),
+    "blood pressure": re.compile(r"\b(?:blood pressure|BP)\b", re.I),
+    "respiratory rate": re.compile(r"\b(?:respiratory rate|respirations?|RR|breathes)\b", re.I),
+    "oxygen saturation": re.compile(r"\b(?:(?:oxygen )?saturation|SpO2|O2 sats?|sats?|pulse ox\w*)\b", re.I),
+    "weight": re.compile(r"\b(?:weight|weighs)\b", re.I),
+    "height": re.compile(r"\b(?:height)\b", re.I),
+    "pain": re.compile(r"\b(?:pain(?: score)? (?:is|was|of)(?: rated)?|pain score)\b", re.I),
+}
+_VITAL_WORDS = {
+    "temperature", "temp", "febrile", "fever", "pulse", "heart", "hr", "pressure", "bp", "mmhg",
+    "respiratory", "respirations", "rr", "breathes", "saturation", "spo2", "o2", "sat", "sats", "weight",
+    "weighs", "height", "pain",
+}  # fmt: skip
+_VITAL_GAP = re.compile(
+    r"^(?:[\s:=,(]|\b(?:is|was|of|at|were|the|a|an|rate|reading|measured|found|to|be|as|on|"
+    r"room|air|body|about|rated|taken|today|"
+    r"recorded|noted|with|read|stood|stands|remains|score|currently|now|up|down)\b)*$",
+    re.I,
+)
+_PRESSURE = re.compile(r"(?<![\d/])(\d{2,3})\s*(?:/|over)\s*(\d{2,3})(?![\d/])")
+_AIMED = re.compile(
+    r"\b(?:goal|target|aim|below|above|under|over|less|greater|more|than|keep|if|until|reduce\w*|loss|gain)\b|[<>≤≥]",
+    re.I,
+)
+_FAHRENHEIT = re.compile(r"^\s*(?:°|degrees?)?\s*(?:F\b|Fahrenheit)", re.I)
+_POUNDS = re.compile(r"^\s*(?:lbs?|pounds)\b", re.I)
+
+
+def vitals(facts: PatientFacts, sentence: Sentence) -> None:
+    """Measured vital signs; goals and limits are none."""
+    text = sentence.text
+    if _VITAL_WORDS.isdisjoint(sentence.words) or not any(map(str.isdigit, text)) or _AIMED.search(text):
+        return
+    for name, true in facts.vitals.items():
+        cue = _VITALS.get(name)
+        if cue is None:
+            continue
+        if name == "blood pressure":
+            said = [match[0] for match in _PRESSURE.finditer(text)] if cue.search(text) or "mmHg" in text else []
+            if said:
+                agrees = any(_PRESSURE.sub(r"\1/\2", one) == true for one in said)
+                sentence.compare("vital", agrees, f"{name} {said[0]}", true)
+            continue
+        for match in cue.finditer(text):
+            value = NUMBER.search(text, match.end())
+            if value and _VITAL_GAP.match(text[match.end() : value.start()]):
+                agrees = _same_vital(value[1], text[value.end() :], float(true))
+                sentence.compare("vital", agrees, f"{name} {value[1]}", true)
+                break
+
+
+def _same_vital(said: str, rest: str, true: float) -> bool:
+    value = to_number(said)
+    if _FAHRENHEIT.match(rest) or (value > 80 and 30 < true < 45):
+        return abs((value - 32) / 1.8 - true) <= 0.06
+    if _POUNDS.match(rest):
+        return is_near(value * 0.4536, true) or abs(value * 0.4536 - true) <= 0.5
+    return is_rounded(said, true)
+
+
+# Not the heading "Medications and Allergies:".
+_ALLERGIC_TO = re.compile(r"(?<!and )\ballerg(?:ic to|y to|ies to|ies include|ies\s*:|y\s*:|en\s*:)", re.I)
+_ALLERGY_BEHIND = re.compile(r"[\s-]*allerg", re.I)
+_NO_ALLERGY = re.compile(
+    r"\b(?:no (?:known )?(?:drug |medication |food )?allerg\w+|den(?:ies|ied) (?:any |"
+    r"having )?(?:known )?(?:drug )?allerg\w+|NKDA|NKA)\b"
+    r"(?! to)|\ballergies\s*:\s*(?:none|no|nil|nkda)\b",
+    re.I,
+)
+
+
+def allergies(facts: PatientFacts, sentence: Sentence) -> None:
+    """Whether there are allergies, and to what."""
+    text = sentence.text
+    if "allerg" not in sentence.low and "NK" not in text:
+        return
+    if _NO_ALLERGY.search(text):
+        sentence.compare("allergy", False, "no allergies", ", ".join(facts.allergies))
+        return
+    own = {one.lower() for one in facts.allergies}
+    cue = _ALLERGIC_TO.search(text)
+    for mention in sentence.mentions:
+        names = {concept.name for concept in mention.concepts if concept.kind in {"allergen", "drug"}}
+        asserted = sentence.asserts(mention)
+        about = (cue is not None and cue.end() <= mention.start) or _ALLERGY_BEHIND.match(text, mention.end)
+        if not names or asserted is None or not about:
+            continue
+        word = text[mention.start : mention.end]
+        if names & own:
+            sentence.compare("allergy", asserted, word if asserted else f"no {word}", ", ".join(facts.allergies))
+        elif asserted and "allergies" in facts.complete:
+            sentence.compare("allergy", False, word, ", ".join(facts.allergies))
+
+
+_SUBSTANCES = {
+    "tobacco": re.compile(r"\b(?:tobacco|smok\w+|cigarettes?|nicotine)\b", re.I),
+    "alcohol": re.compile(r"\b(?:alcohol|drinks?|drinking|drinker|ethanol|etoh)\b", re.I),
+    "drugs": re.compile(
+        r"\b(?:(?:illicit|recreational|street|illegal) (?:drugs?|substances?)|(?:used?|uses|using|"
+        r"user of|use of) drugs|drug (?:use|abuse))\b",
+        re.I,
+    ),
+}
+_STATUS = (
+    (
+        "never",
+        re.compile(
+            r"\b(?:never|den(?:y|ies|ied)|no|not|non-?\w*|lifelong abstainer|abstinent|abstains?|without)\b", re.I
+        ),
+    ),
+    (
+        "past",
+        re.compile(
+            r"\b(?:in the past|formerly|former|quit|ex|stopped|gave up|previous(?:ly)?|used to|past|prior)\b", re.I
+        ),
+    ),
+    (
+        "current",
+        re.compile(
+            r"\b(?:current(?:ly)?|active(?:ly)?|still|smokes|drinks|uses|regular(?:ly)?|daily|continues)\b", re.I
+        ),
+    ),
+)
+_SOCIAL_WORDS = {
+    "tobacco", "smokes", "smoke", "smoked", "smoker", "smoking", "non-smoker", "nonsmoker", "ex-smoker",
+    "cigarettes", "cigarette", "nicotine", "alcohol", "drinks", "drink", "drinker", "drinking", "ethanol",
+    "etoh", "drugs", "drug", "substances", "lives", "live", "living", "resides", "works", "employment",
+    "work", "occupation", "employed", "unemployed", "retired", "student", "disability", "jobless",
+}  # fmt: skip
+_ADVICE = re.compile(
+    r"\b(?:advi[sc]e\w*|suggest\w*|avoid\w*|diet|meals?|recommend\w*|limit\w*|should|counsel\w*|plan)\b", re.I
+)
+_CLAUSE = re.compile(r",|;|\bbut\b|\band\b", re.I)
+_SOCIAL_CUE = {
+    "work": re.compile(
+        r"\b(?:patient is|employment\s*:|occupation\s*:|work(?: status)?\s*:|currently|he is|she is|I am)\b", re.I
+    ),
+    "living": re.compile(r"\b(?:lives|living(?: situation)?|resides|I live)\b", re.I),
+}
+_SOCIAL = {
+    "work": {
+        "employed": r"(?<!un)employed|works? (?:as|full|part)", "unemployed": r"unemployed|out of work|jobless",
+        "retired": r"retired", "a student": r"(?:a )?student", "on disability": r"on disability",
+    },
+    "living": {"alone": r"alone|by (?:him|her|my)self", "with family": r"with (?:\w+ )?(?:family|wife|husband|spouse)",
+               "with others": r"with (?:others|friends|roommates)"},
+}  # fmt: skip
+
+
+def social(facts: PatientFacts, sentence: Sentence) -> None:
+    """Work, living situation, and the use of tobacco, alcohol and drugs."""
+    text = sentence.text
+    if _SOCIAL_WORDS.isdisjoint(sentence.words):
+        return
+    for name, true in facts.social.items():
+        substance = _SUBSTANCES.get(name)
+        if substance is not None and true in {"never", "past", "current"}:
+            _substance(sentence, name, true, substance)
+        elif name in _SOCIAL and true in _SOCIAL[name] and (cue := _SOCIAL_CUE[name].search(text)):
+            rest = text[cue.end() : cue.end() + 40]
+            said = [
+                value
+                for value, words in _SOCIAL[name].items()
+                if re.match(rf"[\s:]*(?:\w+ )?(?:{words})\b", rest, re.I)
+            ]
+            if said:
+                sentence.compare("social", true in said, f"{name}: {said[0]}", f"{name}: {true}")
+
+
+def _substance(sentence: Sentence, name: str, true: str, pattern: re.Pattern[str]) -> None:
+    if not pattern.search(sentence.text) or _RELATIVE.search(sentence.text) or _ADVICE.search(sentence.text):
+        return
+    for clause in _CLAUSE.split(sentence.text):
+        if pattern.search(clause):
+            said = next((status for status, words in _STATUS if words.search(clause)), None)
+            if said is not None:
+                sentence.compare("social", said == true, f"{name}: {said}", f"{name}: {true}")
+
+
+_MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
+_DATE = re.compile(
+    r"\b(\d{4})-(\d{2})-(\d{2})\b|\b(\d{1,2})/(\d{1,2})/(\d{4})\b|\b("
+    + "|".join(_MONTHS)
+    + r")[a-z]*\.? (\d{1,2}),? (\d{4})\b"
+    r"|\b(\d{1,2}) (" + "|".join(_MONTHS) + r")[a-z]*\.? (\d{4})\b",
+    re.I,
+)
+
+
+def dates(facts: PatientFacts, sentence: Sentence) -> None:
+    """A date that the sentence gives a name of: admission, discharge, surgery …"""
+    found = [_iso(match) for match in _DATE.finditer(sentence.text)]
+    if len(found) != 1:
+        return
+    for name, true in facts.dates.items():
+        words = re.sub(r"[\W_]+", " ", name).strip()
+        stem = words if len(words) < 7 else words[:7]
+        if re.search(rf"\b{re.escape(stem)}", sentence.text, re.I):
+            sentence.compare("date", true in found[0], f"{name} {found[0][0]}", true)
+
+
+def _iso(match: re.Match[str]) -> list[str]:
+    """Year, month and day; in both orders where the text leaves it open."""
+    year, month, day, a, b, y, name, d, y2, d3, name3, y3 = match.groups()
+    if year:
+        return [f"{year}-{month}-{day}"]
+    if y:
+        return [f"{y}-{int(a):02}-{int(b):02}", f"{y}-{int(b):02}-{int(a):02}"]
+    month_name, on, of = (name, d, y2) if name else (name3, d3, y3)
+    return [f"{of}-{_MONTHS.index(month_name.lower()[:3]) + 1:02}-{int(on):02}"]
