@@ -8,11 +8,9 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from mediflow.clinic.answers import LABELS, ask
-from mediflow.clinic.documents import write_note
+from mediflow.clinic.answers import LABELS
+from mediflow.clinic.generating import generate
 from mediflow.clinic.knowledge import load_knowledge
-from mediflow.clinic.patients import patient_from_facts
-from mediflow.taxonomy import load_taxonomy
 
 CRITERIA = ("quality", "alignment", "coherence", "realism", "difficulty")
 HARDNESS = {"low": 1, "moderate": 2, "moderate-hard": 2, "hard": 3, "very hard": 4, "extreme": 4}
@@ -25,29 +23,6 @@ def reply(request: dict[str, Any], seed: int) -> str:
     """
     rng = random.Random(f"{seed} {json.dumps(request, sort_keys=True)}")
     return KINDS[request["kind"]](request, rng)
-
-
-def _generate(request: dict[str, Any], rng: random.Random) -> str:
-    taxonomy = load_taxonomy()
-    task, document = taxonomy.tasks[request["task_type"]], taxonomy.documents[request["document_type"]]
-    facts = request["facts"]
-    kind = ""
-    examples = []
-    for number in range(request["examples"]):
-        patient = patient_from_facts(facts[number % len(facts)])
-        for _ in range(40):  # one instruction asks for one kind of thing: draw until the exchange is of that kind
-            note = write_note(document, request["section"], patient, rng, task.needs)
-            exchange = ask(task.name, note, patient, rng)
-            kind = kind or exchange.kind
-            if exchange.kind == kind:
-                break
-        output = exchange.output(request["output_format"])
-        examples.append(f"<example><input>{exchange.input}</input><output>{output}</output></example>")
-    instruction = rng.choice(task.instructions).format(kind=kind)
-    if request["output_format"] == "json":
-        keys = ", ".join(f'"{key}"' for key in task.schema["properties"])
-        instruction += f" Reply with a JSON object with the key {keys}."
-    return f"<instruction>{instruction}</instruction>\n<examples>\n" + "\n".join(examples) + "\n</examples>"
 
 
 def _judge(request: dict[str, Any], rng: random.Random) -> str:
@@ -210,7 +185,7 @@ def _questions(text: str) -> list[tuple[str, str]]:
 
 
 KINDS: dict[str, Callable[[dict[str, Any], random.Random], str]] = {
-    "generate": _generate,
+    "generate": generate,
     "judge": _judge,
     "induce_error": _induce_error,
     "pit": _pit,
