@@ -74,7 +74,7 @@ _NORMAL_REGION = re.compile(
     r"\b(?:is|was|are|were|appears?|:)?\s*(?:unremarkable|normal|clear)\b|\bno abnormalit", re.I
 )
 _CODE = re.compile(r"\b([A-TV-Z]\d[0-9A-Z](?:\.[0-9A-Z]{1,4})?)\b(?![-/.]\w)")
-_CODE_CUE = re.compile(r"\b(?:icd|codes?|coded|coding)\b", re.I)
+_CODE_CUE = re.compile(r"\b(?:icd[\w-]*|codes?|coded|coding)\b", re.I)
 
 
 def negation(facts: PatientFacts, sentence: Sentence) -> None:
@@ -260,7 +260,9 @@ def codes(facts: PatientFacts, sentence: Sentence) -> None:
     cue = _CODE_CUE.search(sentence.text) is not None
     for match in found:
         code = match[1]
-        if "." not in code and not cue and code not in own.values():
+        # T12 is a vertebra and B12 a vitamin, unless something says that it is a code.
+        bracketed = sentence.text[match.start() - 1 : match.start()] == "("
+        if "." not in code and not cue and not bracketed and code not in own.values():
             continue
         named = [own[name] for mention in sentence.mentions if (name := mention.of("disease")) in own]
         foreign = any((name := mention.of("disease")) and name not in own for mention in sentence.mentions)

@@ -379,7 +379,7 @@ _DATE = re.compile(
 
 
 def dates(facts: PatientFacts, sentence: Sentence) -> None:
-    """A date that the sentence gives a name of: admission, discharge, surgery …"""
+    """A date that the sentence names as that of the admission, the discharge, or another of the facts."""
     found = [_iso(match) for match in _DATE.finditer(sentence.text)]
     if len(found) != 1:
         return
