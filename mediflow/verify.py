@@ -8,6 +8,7 @@ asked, feared, considered, or true of a relative states nothing. A text without 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -209,11 +210,16 @@ def _other_sentences(input: str, output: str) -> str:
     return "\n".join(kept)
 
 
+_ASKED_AFTER = re.compile(r"(?i)\bhow large\b|\b(?:high|low|normal)(?:(?:, | or |, or )(?:high|low|normal))+\b")
+
+
 def _answered(input: str, output: str) -> str:
     """The question turned into a statement by its answer: `On which side is the nodule: left`."""
     asked = [line.partition(":")[2] for line in input.split("\n") if line.lstrip().upper().startswith("QUESTION:")]
     answer = as_prose(output).partition("answer: ")[2] or as_prose(output)
-    return f"{asked[-1].strip().rstrip('?')}: {answer}" if asked and len(answer) < 80 else output
+    # What a question only asks after ("How large", "high, low or normal") is not said of the patient.
+    said = _ASKED_AFTER.sub("", asked[-1]).strip().rstrip("?") if asked else ""
+    return f"{said}: {answer}" if asked and len(answer) < 80 else output
 
 
 PARTS: dict[str, Callable[[str, str], str]] = {

@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
+from itertools import islice
 
 import pytest
 
@@ -30,8 +31,9 @@ from mediflow.clinic.knowledge import find_disease, load_knowledge, treated_by
 from mediflow.clinic.lessons import write_lessons
 from mediflow.clinic.patients import Patient, draw_patients, patient_from_facts
 from mediflow.clinic.reply import reply
-from mediflow.clinic.topics import load_topics
+from mediflow.clinic.topics import facts_about, load_topics
 from mediflow.taxonomy import FORMATS, WHOLE, load_taxonomy
+from mediflow.verify import verify_example
 from medsmith.records import content_id
 
 PATIENTS = draw_patients(seed=5, count=240)
@@ -188,6 +190,31 @@ def _exchanges(task: str, each: int = 1) -> Iterator[tuple[Patient, Note, Exchan
         yield patient, note, ask(task, note, patient, rng)
 
 
+def test_facts_for_a_prompt_hold_what_the_document_tells_of() -> None:
+    """Less than half of the facts' length is left for a visit, and the document written from them is the same."""
+    taxonomy = load_taxonomy()
+    lengths = Counter[str]()
+    for document, section in taxonomy.inputs():
+        for patient in PATIENTS[:5]:
+            whole = json.loads(json.dumps(patient.facts()))
+            short = facts_about(whole, taxonomy.documents[document], section)
+            assert {key: value for key, value in short.items() if key != "care"} == {
+                key: value for key, value in whole.items() if key != "care"
+            }
+            lengths["whole"] += len(json.dumps(whole))
+            lengths["short"] += len(json.dumps(short))
+            notes = [
+                write_note(taxonomy.documents[document], section, patient_from_facts(facts), random.Random(1)).text
+                for facts in (short, whole)
+            ]
+            assert notes[0] == notes[1]
+            assert patient_from_facts(short) == patient
+    assert lengths["short"] < 0.5 * lengths["whole"]
+    foreign = PATIENTS[0].facts() | {"id": "p1", "care": {"pain": 3}}
+    with pytest.raises(KeyError):
+        patient_from_facts(foreign)
+
+
 @pytest.mark.parametrize("task", sorted(TASKS))
 def test_every_task_has_an_answer_for_every_input(task: str) -> None:
     """All 98 inputs can be asked every task; the answer is no copy, satisfies the schema, and both formats agree."""
@@ -215,6 +242,21 @@ def test_known_answers_pass_the_checks_of_their_task(task: str) -> None:
         for form in FORMATS:
             checked = check_example(asked, form, exchange.input, exchange.output(form))
             assert (checked.faults, checked.repairs) == ([], []), exchange.output(form)
+
+
+def test_known_answers_contradict_no_fact() -> None:
+    """What a task's `asserts` names agrees with the patient; read about another patient, it does not."""
+    found, of_others, compared = 0, 0, 0
+    for task in sorted(TASKS):
+        asserts = load_taxonomy().tasks[task].asserts
+        for patient, _, exchange in islice(_exchanges(task), 0, None, 3):
+            verified = verify_example(asserts, patient.facts(), exchange.input, exchange.text)
+            compared += verified.checked
+            found += len(verified.contradicted)
+            if compared % 5 == 0:
+                other = PATIENTS[PATIENTS.index(patient) - 1].facts()
+                of_others += bool(verify_example(asserts, other, exchange.input, exchange.text).contradicted)
+    assert (found, compared > 5_000, of_others > 40) == (0, True, True)
 
 
 def test_entities_stand_where_their_offsets_say() -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from dataclasses import asdict, dataclass
+import re
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from mediflow.clinic.care import Care, draw_care
@@ -69,15 +70,33 @@ class Patient:
 
 
 def patient_from_facts(facts: dict[str, Any]) -> Patient:
-    """The inverse of `Patient.facts` (JSON turns tuples into lists). Raises KeyError or TypeError on foreign facts."""
+    """The inverse of `Patient.facts` (JSON turns tuples into lists). Raises KeyError or TypeError on foreign facts.
+
+    What a prompt left out of `care` (`topics.facts_about`) is drawn again: it follows from the patient's id.
+    """
     values = dict(facts)
     values["medications"] = tuple(Medication(**medication) for medication in facts["medications"])
-    values["care"] = Care(**facts["care"])
+    values["care"] = Care(**_whole_care(facts))
     values["new_medication"] = Medication(**facts["new_medication"])
     values["substances"] = tuple((name, status) for name, status in facts["substances"])
     for name in ("diseases", "symptoms", "denied"):
         values[name] = tuple(facts[name])
     return Patient(**values)
+
+
+def _whole_care(facts: dict[str, Any]) -> dict[str, Any]:
+    given: dict[str, Any] = facts["care"]
+    if len(given) == len(fields(Care)):
+        return given
+    known = re.fullmatch(r"sim-(-?\d+)-(\d+)", facts["id"])
+    if known is None:
+        raise KeyError("care")
+    return asdict(_draw_care(int(known[1]), int(known[2]), facts["diseases"][0])) | given
+
+
+def _draw_care(seed: int, number: int, disease: str) -> Care:
+    """A draw of its own: what is added to care changes nothing else of the patient."""
+    return draw_care(random.Random(f"care {seed} {number}"), disease)
 
 
 def draw_patients(seed: int, count: int, rare_share: float = 0.5) -> list[Patient]:
@@ -142,8 +161,7 @@ def _draw(rng: random.Random, seed: int, number: int, rare_share: float) -> Pati
         substances=tuple((name, rng.choice(STATUS)) for name in SUBSTANCES),
         allergy=rng.choice(ALLERGIES),
         follow_up_weeks=rng.randint(1, 12),
-        # A draw of its own: what is added to care changes nothing above.
-        care=draw_care(random.Random(f"care {seed} {number}"), main.name),
+        care=_draw_care(seed, number, main.name),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import yaml
 from mediflow.clinic.care import load_care, look_up
 from mediflow.clinic.patients import Patient
 from mediflow.clinic.statements import VISIT, Statement
+from mediflow.taxonomy import DocumentType
 
 # A slot with the unit that follows it; a bare number is no keyword.
 _SLOT = re.compile(r"\{\w+\}(?: (?:kg/m2|kg|cm|mL|%|kcal|minutes|hours|days|weeks|times a week|out of 10))?")
@@ -24,9 +26,37 @@ Topic = Callable[[Patient, random.Random], list[Statement]]
 @cache
 def load_topics() -> dict[str, Topic]:
     """Every topic by the name that `documents/*.yml` and a task's `needs` use."""
-    written = yaml.safe_load((Path(__file__).parent / "topics.yml").read_text())
+    written = _written()
     assert not VISIT.keys() & written.keys(), "a topic is written twice"
     return VISIT | {name: _topic(name, row["aspect"], row["says"]) for name, row in written.items()}
+
+
+def facts_about(facts: dict[str, Any], document: DocumentType, section: str) -> dict[str, Any]:
+    """The facts with only that of `care` which the document tells of: the rest would only make a prompt longer."""
+    if not isinstance(facts.get("care"), dict):
+        return facts
+    told = {name for topic in document.topics(section) for name in _told(topic)}
+    return facts | {"care": {name: value for name, value in facts["care"].items() if name in told}}
+
+
+@cache
+def _told(topic: str) -> frozenset[str]:
+    """The fields of `care` that a topic's slots are made of."""
+    says = _written().get(topic, {}).get("says", ())
+    slots = set(re.findall(r"\{(\w+)\}", json.dumps(says)))
+    made_of = {
+        "bmi": ("weight_kg", "height_cm"),
+        "energy": ("weight_kg",),
+        "hours": ("pain",),
+        "suture_days": ("pain",),
+    }
+    names = {name for slot in slots for name in made_of.get(slot, (slot,))}
+    return frozenset(names | {slot.partition("_")[0] for slot in slots})
+
+
+@cache
+def _written() -> dict[str, Any]:
+    return dict(yaml.safe_load((Path(__file__).parent / "topics.yml").read_text()))
 
 
 def _topic(name: str, aspect: str, says: list[dict[str, Any]]) -> Topic:
