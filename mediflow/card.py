@@ -42,16 +42,16 @@ class CardSettings(Protocol):
 
 
 def write_curated_card(
-    path: Path, config: CardSettings, kept: Sequence[Instruction], count: int, facts: Mapping[str, Any]
+    path: Path, config: CardSettings, kept: Mapping[str, int], count: int, facts: Mapping[str, Any]
 ) -> None:
-    """The card of a curated instruction set."""
+    """The card of a curated instruction set; `kept` are rows by task type, of `count` that were generated."""
     contamination = [
         [name, counts["texts"], counts["ngram"], counts["containment"], counts["templates"], counts["unprotected"]]
         for name, counts in facts["contamination"].items()
     ]
     dropped = sum(facts["reasons"].values())
     parts = [
-        f"{len(kept):,} rows of {facts['instructions']:,} instructions, kept of {count:,} generated"
+        f"{sum(kept.values()):,} rows of {facts['instructions']:,} instructions, kept of {count:,} generated"
         + (f" by `{facts['teacher']}`" if facts.get("teacher") else "")
         + f"; {dropped:,} were dropped, each with its reason.",
         "## How it was made\n\nA plan draws task type, document type and section, output format and difficulty; a "
@@ -60,7 +60,7 @@ def write_curated_card(
         "similarity), benchmark texts removed, and the rest ranked by quality within task × input × format. The "
         "order of the rows is that "
         "rank: any beginning of the file is a balanced selection of the best.",
-        "## Rows\n\n" + _table(("task type", "rows"), sorted(Counter(row.task_type for row in kept).items())),
+        "## Rows\n\n" + _table(("task type", "rows"), sorted(kept.items())),
         "## Dropped\n\n" + (_table(("reason", "rows"), facts["reasons"].items()) if facts["reasons"] else "Nothing.\n"),
         "## Test data kept out\n\n"
         + (
@@ -77,7 +77,7 @@ def write_curated_card(
         "## Licences\n\n" + _licences(facts),
         "## Limits\n\n" + LIMITS,
     ]
-    _write(path, config, len(kept), bool(facts["simulated"]), ["instruction-tuning"], parts)
+    _write(path, config, sum(kept.values()), bool(facts["simulated"]), ["instruction-tuning"], parts)
 
 
 def write_pair_card(path: Path, config: CardSettings, kept: Sequence[Instruction], facts: Mapping[str, Any]) -> None:

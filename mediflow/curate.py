@@ -3,36 +3,67 @@
     python -m mediflow.curate mediflow/recipes/curate_embedded.yml min_quality=3
 
 A pure function of its input files: free to repeat with another threshold. Every row that goes is in `dropped.parquet`
-with its reason, and, where it repeats something, of what and how nearly. The rows of `data/` stand in an order whose
-every beginning is spread over the strata, best first.
+with its reason, and, where it repeats something, of what and how nearly; `ledger.parquet` tells of every record that
+was ever made what became of it. The rows of `data/` stand in an order whose every beginning is spread over the strata,
+best first.
+
+Millions of rows fit on one machine: their texts are read part by part (`columns`, once; the columns lie in `raw/` and
+serve the next run with other thresholds), all is decided on numbers (`decide`), and texts are read again by their
+places where a file is written (`curated`).
 """
 
 from __future__ import annotations
 
+import hashlib
+import importlib.metadata
+import json
+import random
+import shutil
 from collections import Counter
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from mediflow.blocklists import Blocklist, load_blocklists
-from mediflow.card import write_curated_card
-from mediflow.coverage import describe_coverage, read_planned
-from mediflow.decontaminate import Decontamination, find_contaminated
-from mediflow.dedup import Duplicate, find_exact_duplicates, find_near_duplicates
-from mediflow.filters import Limits, find_fault
-from mediflow.page import Described, write_page
-from mediflow.rank import order_by_quality, order_stratified
-from mediflow.shingles import split_words
+from mediflow.columns import (
+    LEXICAL,
+    SCREEN,
+    Columns,
+    Part,
+    Reading,
+    edited_id,
+    load_columns,
+    read_part,
+    sample_contents,
+)
+from mediflow.curated import CRITERIA, Sheet, write_ledger, write_sheet
+from mediflow.decide import Decided, decide
+from mediflow.decisions import Conflict, Verdict, read_verdicts
+from mediflow.decontaminate import Decontamination, Screen, build_screen
+from mediflow.describe import Curation, write_description
+from mediflow.filters import Limits
+from mediflow.semantic import LexicalEncoder, SemanticDuplicates
 from medsmith import run
 from medsmith.command import run_command
-from medsmith.config import Block
+from medsmith.config import Block, execution
 from medsmith.config import Config as BaseConfig
 from medsmith.errors import UserError
-from medsmith.records import Instruction, parse_row, read_jsonl, write_json, write_parquet
+from medsmith.progress import Bar
+from medsmith.records import Instruction, read_jsonl
+from medsmith.spread import spread
 
-CRITERIA = ("quality", "alignment", "coherence", "realism", "difficulty")
+if TYPE_CHECKING:
+    import polars
+
+COLUMNS_VERSION = 1
+"""Raised when the same settings begin to give other columns."""
+RARITY_ROWS = 2000
 Column = Literal["task_type", "input_data", "output_format", "difficulty_level"]
 
 
@@ -40,26 +71,37 @@ class NearDuplicates(Block):
     """When two rows say the same: the Jaccard similarity of the word sets of input and output."""
 
     threshold: float | None = Field(0.8, gt=0, le=1, description="similarity that drops the lesser row; null keeps all")
+    guard: bool = Field(
+        True, description="rows that differ in a number, negation, side or drug are no duplicates, however alike"
+    )
     shingle_words: int = Field(3, ge=1, description="words in a shingle")
     permutations: int = Field(128, ge=16, description="MinHash permutations; more propose more surely and cost more")
     within: list[Column] = Field(
         ["task_type", "output_format"],
-        description="only rows equal in these are compared: one note may serve several tasks",
+        description="only rows equal in these are compared, here and by meaning: one note may serve several tasks",
     )
 
 
 class Config(BaseConfig):
     """What to keep."""
 
-    libraries: ClassVar[tuple[str, ...]] = ("polars", "rensa")
+    schema_version: ClassVar[int] = 2
+    libraries: ClassVar[tuple[str, ...]] = ("polars", "pyarrow", "rensa", "scikit-learn")
 
     generated: Path = Field(description="a mediflow.generate folder")
+    more_generated: list[Path] = Field([], description="further ones, each of another seed")
     judged: Path | None = Field(None, description="the mediflow.judge folder of the same instructions")
+    more_judged: list[Path] = Field([], description="the judge folders of `more_generated`")
+    decisions: list[Path] = Field([], description="journals of mediflow.review: what people accepted, rejected, edited")
+    review_conflict: Conflict = Field(
+        "reject", description="where reviewers disagree: one rejection is enough, or it needs half of them (majority)"
+    )
     blocklists: list[Path] = Field(
         [], description="benchmark files, or folders of them, whose texts no row may hold; as published"
     )
     limits: Limits = Limits()
     near_duplicates: NearDuplicates = NearDuplicates()
+    semantic: SemanticDuplicates = SemanticDuplicates()
     decontamination: Decontamination = Decontamination()
     min_quality: float | None = Field(None, ge=1, le=4, description="rows judged lower, or not at all, are dropped")
     top_rows: int | None = Field(None, ge=1, description="keep so many: the best of every stratum, in proportion")
@@ -68,8 +110,268 @@ class Config(BaseConfig):
         description="what a stratum is; [] ranks by quality alone, as the paper did for SFT",
     )
     shard_rows: int = Field(500_000, ge=1, description="rows in a Parquet file")
+    map_rows: int = Field(1500, ge=0, le=5000, description="rows on the report's map; 0 makes none")
     title: str = Field("Synthetic clinical instructions", description="the data set's name on its card")
     license: str = Field("cdla-permissive-2.0", description="the licence on the card, a Hugging Face identifier")
+    engine: Literal["local", "ray"] = execution("local", "where rows are read and compared: here, or on a Ray cluster")
+    workers: int = execution(1, "processes (ray: tasks at a time); each holds a few hundred MB")
+    keep_columns: bool = execution(True, "leave the columns in raw/ (1 kB a row), so that another threshold is quick")
+
+
+def main(config: Config) -> Path:
+    """Curate into config.out."""
+    folders = [config.generated, *config.more_generated]
+    records = [run.require_finished(folder) for folder in folders]
+    with run.start(config, "mediflow.curate") as this:
+        verdicts = read_verdicts(config.decisions, config.review_conflict)
+        blocked = load_blocklists(config.blocklists, config.decontamination.min_words)
+        columns, screen = read_columns(config, this.folder / "raw" / "columns", blocked, verdicts)
+        scores = read_scores(config, columns)
+        decided = decide(columns, scores[:, 0], verdicts, screen, blocked, config)
+        if not len(decided.rank):
+            raise UserError(_nothing_left(decided, len(columns)))
+        write_rows(config, this.folder, columns, decided, scores, verdicts, blocked)
+        # The blocklists are read, not passed on: their licences and labels are not the data set's.
+        this.facts["licences"] = {
+            key: value for one in records for key, value in one["facts"].get("licences", {}).items()
+        }
+        this.facts["simulated"] = any(one["facts"].get("simulated") for one in records)
+        this.facts["teacher"] = ", ".join(sorted({str(one["facts"].get("teacher") or "") for one in records} - {""}))
+        kept = decided.rank
+        this.facts |= {
+            "reasons": decided.counts(),
+            "contamination": decided.contamination,
+            "judged_rows": int((~np.isnan(scores[:, 0])).sum()),
+            "instructions": len(np.unique(columns.array("instruction_key")[kept])),
+            "reviewed": dict(sorted(Counter(verdict.decision for verdict in verdicts.values()).items())),
+        }
+        write_description(this.folder, config, Curation(columns, decided, scores, this.facts), folders)
+        if not config.keep_columns:
+            shutil.rmtree(this.folder / "raw" / "columns")
+        return this.finish(**{"in": len(columns), "kept": len(kept), "dropped": len(columns) - len(kept)})
+
+
+def read_columns(
+    config: Config, cache: Path, blocked: Blocklist, verdicts: Mapping[str, Verdict]
+) -> tuple[Columns, Screen | None]:
+    """All rows as columns, from the cache where they are there; and the index of the benchmarks' texts."""
+    files = [file for folder in (config.generated, *config.more_generated) for file in part_files(folder)]
+    parts = [Part(number, file) for number, file in enumerate(files)]
+    edits = {row: dict(verdict.edited) for row, verdict in verdicts.items() if verdict.edited}
+    near = config.near_duplicates
+    about = {
+        "version": COLUMNS_VERSION,
+        "inputs": [run.digest(path) for path in (config.generated, *config.more_generated, *config.blocklists)],
+        "libraries": [importlib.metadata.version(name) for name in config.libraries],
+        "settings": [config.limits.model_dump(), near.shingle_words, near.permutations, config.seed],
+        "decontamination": config.decontamination.model_dump(exclude={"common_rows"}) if blocked.texts else None,
+        "semantic": config.semantic.model_dump(exclude={"threshold"}) if config.semantic.threshold else None,
+        "model": run.digest(config.semantic.model) if config.semantic.model else None,
+        "edits": edits,
+    }
+    key = hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    folder = cache / key
+    for old in cache.glob("*"):
+        if old != folder:
+            shutil.rmtree(old)
+    folder.mkdir(parents=True, exist_ok=True)
+    reading = Reading(
+        folder.resolve(),
+        config.limits,
+        edits,
+        near.shingle_words,
+        near.permutations if near.threshold is not None else None,
+        config.seed,
+        config.decontamination if blocked.texts else None,
+        config.semantic if config.semantic.threshold is not None else None,
+    )
+    screen = _prepare(config, reading, parts, blocked)
+    with Bar("reading rows", unit="rows") as bar:
+        work = partial(read_part, reading=reading)
+        for count in spread(work, parts, engine=config.engine, workers=config.workers):
+            bar.advance(count)
+    return load_columns(reading.cache, parts, edits), screen
+
+
+def part_files(folder: Path) -> list[Path]:
+    """The files of a generate folder's rows, in order.
+
+    Raises:
+        UserError: it has none.
+    """
+    files = sorted((folder / "instructions").glob("part-*.jsonl"))
+    if not files:
+        raise UserError(f"{folder} has no instructions/part-*.jsonl; give a folder of mediflow.generate")
+    return [file.resolve() for file in files]
+
+
+def _prepare(config: Config, reading: Reading, parts: Sequence[Part], blocked: Blocklist) -> Screen | None:
+    """What reading a part needs beforehand: the benchmarks' index, and an encoder fitted on a sample."""
+    paths = [part.path for part in parts]
+    screen = None
+    if reading.decontamination is not None:
+        rows = sample_contents(paths, RARITY_ROWS, random.Random(f"rarity {config.seed}"))
+        screen = build_screen(blocked.texts, reading.decontamination, rows)
+        if not (reading.cache / SCREEN).is_file():
+            screen.save(reading.cache / SCREEN)
+    settings = reading.semantic
+    if settings is not None and settings.encoder == "lexical" and not (reading.cache / LEXICAL).is_file():
+        texts = sample_contents(paths, settings.sample, random.Random(f"lexical {config.seed}"))
+        LexicalEncoder.fit(texts, settings.dimensions, config.seed).save(reading.cache / LEXICAL)
+    return screen
+
+
+def read_scores(config: Config, columns: Columns) -> NDArray[np.float64]:
+    """The mean scores of each row's instruction, one column a criterion; not a number where no judge answered.
+
+    Raises:
+        UserError: judge folders that know none of the instructions.
+    """
+    import polars
+
+    folders = [folder for folder in (config.judged, *config.more_judged) if folder is not None]
+    if not folders:
+        return np.full((len(columns), len(CRITERIA)), np.nan)
+    names: list[str] = []
+    means: list[tuple[float | None, ...]] = []
+    for folder in folders:
+        run.require_finished(folder)
+        for row in read_jsonl(folder / "scores.jsonl"):
+            names.append(str(row["instruction_id"]))
+            means.append(tuple(row["mean"].get(name) for name in CRITERIA))
+    schema = dict.fromkeys(CRITERIA, polars.Float64)
+    held = polars.DataFrame(means, schema=schema, orient="row").with_columns(
+        instruction_id=polars.Series(names, dtype=polars.String)
+    )
+    wanted = columns.table.select("instruction_id")
+    if len(wanted) and not wanted["instruction_id"].is_in(held["instruction_id"].implode()).any():
+        raise UserError(f"{folders[0]} judged none of the instructions of {config.generated}; give their own judge run")
+    joined = wanted.join(
+        held.unique("instruction_id", keep="last", maintain_order=True),
+        on="instruction_id",
+        how="left",
+        maintain_order="left",
+    )
+    scores: NDArray[np.float64] = joined.select(CRITERIA).to_numpy().astype(np.float64)
+    return scores
+
+
+def _nothing_left(decided: Decided, count: int) -> str:
+    reasons = decided.counts()
+    if not reasons:
+        return "there is no row to curate; look into the ledger of the generate folder"
+    reason, most = max(reasons.items(), key=lambda item: item[1])
+    return f"none of {count} rows is left; {most} went as {reason}; loosen that threshold"
+
+
+def write_rows(
+    config: Config,
+    folder: Path,
+    columns: Columns,
+    decided: Decided,
+    scores: NDArray[np.float64],
+    verdicts: Mapping[str, Verdict],
+    blocked: Blocklist,
+) -> None:
+    """Write data/, dropped.parquet and ledger.parquet; each row of the input is in one of the first two."""
+    import polars
+
+    fates = why(columns, decided, scores[:, 0], config.min_quality, verdicts, blocked)
+    dropped = np.flatnonzero(decided.reason > 0)
+    dropped = dropped[columns.table["id"].gather(dropped).arg_sort().to_numpy()]
+    kept = decided.rank
+    written = 0
+    with Bar("writing rows", total=len(columns)) as bar:
+        for count in spread(
+            write_sheet, _sheets(config, folder, columns, kept, dropped, scores, fates), workers=config.workers
+        ):
+            written += count
+            bar.advance(count)
+    assert written == len(columns), "a row vanished"
+    more = polars.DataFrame({name: scores[:, place] for place, name in enumerate(CRITERIA)}).fill_nan(None)
+    ledgers = [file for one in (config.generated, *config.more_generated) for file in _ledger_files(one)]
+    edited = {edited_id(row, verdict.edited): row for row, verdict in verdicts.items() if verdict.edited}
+    ids = fates["id"].replace(edited) if edited else fates["id"]
+    told = fates.select(
+        ids,
+        polars.when(ids != fates["id"]).then(fates["id"]).alias("edited_id"),
+        polars.when(polars.col("reason").is_null())
+        .then(polars.lit("kept"))
+        .otherwise(polars.lit("dropped"))
+        .alias("decision"),
+        *(polars.col(name).alias(f"decision_{name}") for name in ("reason", "detail", "of", "similarity")),
+    ).hstack(more)
+    statuses = write_ledger(folder / "ledger.parquet", ledgers, told)
+    del statuses
+
+
+def _ledger_files(folder: Path) -> list[Path]:
+    return sorted((folder / "ledger").glob("part-*.jsonl")) or part_files(folder)
+
+
+def _sheets(
+    config: Config,
+    folder: Path,
+    columns: Columns,
+    kept: NDArray[np.int64],
+    dropped: NDArray[np.int64],
+    scores: NDArray[np.float64],
+    fates: polars.DataFrame,
+) -> Iterator[Sheet]:
+    shards = -(-len(kept) // config.shard_rows)
+    for number in range(shards):
+        rows = kept[number * config.shard_rows : (number + 1) * config.shard_rows]
+        path = folder / "data" / f"train-{number:05}-of-{shards:05}.parquet"
+        yield Sheet(path.resolve(), columns.texts.take(rows), scores[rows])
+    told = fates.select("reason", "detail", "of", "similarity")[dropped]
+    yield Sheet(
+        (folder / "dropped.parquet").resolve(),
+        columns.texts.take(dropped),
+        scores[dropped],
+        {name: told[name].to_list() for name in told.columns},
+    )
+
+
+def why(
+    columns: Columns,
+    decided: Decided,
+    quality: NDArray[np.float64],
+    least: float | None,
+    verdicts: Mapping[str, Verdict],
+    blocked: Blocklist,
+) -> polars.DataFrame:
+    """For every row id, reason, detail, of (a row id or a benchmark's place) and similarity; null where it is kept."""
+    import polars
+
+    ids = columns.table["id"]
+    gone = np.flatnonzero(decided.reason > 0)
+    names = polars.Series(decided.names, dtype=polars.String)
+    reasons = names.gather(decided.reason.astype(np.int64)).set(polars.Series(decided.reason == 0), None)
+    of = np.where(decided.of >= 0, decided.of, 0)
+    partners = ids.gather(of).set(polars.Series(decided.of < 0), "")
+    details = columns.table["detail"].fill_null("").to_list()
+    partner_list = partners.to_list()
+    by = {edited_id(row, verdict.edited): verdict.by for row, verdict in verdicts.items()}
+    for number in gone.tolist():
+        reason = decided.names[decided.reason[number]]
+        if reason == "contaminated":
+            # Place and not text: a benchmark under a use agreement must not leak by way of a report.
+            source = blocked.texts[decided.blocked[number]]
+            partner_list[number] = f"{source.benchmark}/{source.place}"
+            details[number] = f"{source.benchmark} by {('ngram', 'containment')[decided.rule[number]]}"
+        elif reason == "low_quality":
+            details[number] = f"{quality[number]:g} of at least {least:g}"
+        elif reason == "review_rejected":
+            details[number] = f"by {by[ids[number]]}"
+    return polars.DataFrame(
+        {
+            "id": ids,
+            "reason": reasons,
+            "detail": polars.Series(details, dtype=polars.String),
+            "of": polars.Series(partner_list, dtype=polars.String),
+            "similarity": polars.Series(decided.similarity).fill_nan(None),
+        }
+    )
 
 
 @dataclass(frozen=True)
@@ -81,187 +383,6 @@ class Dropped:
     detail: str = ""
     of: str = ""
     similarity: float | None = None
-
-
-@dataclass(frozen=True)
-class Curated:
-    """Everything that came in, parted; `contamination` is {benchmark: counts}."""
-
-    kept: list[Instruction]
-    dropped: list[Dropped]
-    contamination: dict[str, dict[str, int]]
-
-
-def main(config: Config) -> Path:
-    """Curate into config.out."""
-    record = run.require_finished(config.generated)
-    with run.start(config, "mediflow.curate") as this:
-        rows = read_judged(config)
-        blocked = load_blocklists(config.blocklists, config.decontamination.min_words)
-        result = curate(rows, blocked, config)
-        if not result.kept:
-            raise UserError(_nothing_left(result.dropped))
-        for number, shard in enumerate(shards := _shards(result.kept, config.shard_rows)):
-            write_parquet(this.folder / "data" / f"train-{number:05}-of-{len(shards):05}.parquet", shard)
-        write_dropped(this.folder / "dropped.parquet", result.dropped)
-        # The blocklists are read, not passed on: their licences and labels are not the data set's.
-        this.facts["licences"] = dict(record["facts"].get("licences", {}))
-        this.facts["simulated"] = bool(record["facts"].get("simulated"))
-        reasons = Counter(one.reason for one in result.dropped)
-        judged = sum(row.quality is not None for row in rows)
-        facts = {
-            "reasons": dict(sorted(reasons.items())),
-            "contamination": result.contamination,
-            "judged_rows": judged,
-            "instructions": len({row.instruction for row in result.kept}),
-        }
-        this.facts |= facts | {"teacher": record["facts"].get("teacher", "")}
-        table = describe_rows(rows, result.dropped)
-        coverage = describe_coverage(table, read_planned(config.generated / "coverage.json"))
-        write_json(this.folder / "coverage.json", coverage)
-        write_curated_card(this.folder / "README.md", config, result.kept, len(rows), this.facts)
-        samples = [asdict(row) for row in result.kept[:300]]
-        about = (table, table.clear(), samples, coverage, result.contamination, this.facts)
-        write_page(this.folder / "report.html", Described(config.title, *about))
-        return this.finish(**{"in": len(rows), "kept": len(result.kept), "dropped": len(result.dropped)})
-
-
-def describe_rows(rows: list[Instruction], dropped: list[Dropped]) -> Any:
-    """One line a row that came in, for the page and the coverage: its columns, lengths, and what became of it."""
-    import polars
-
-    why = {one.row.id: one.reason for one in dropped}
-    lines = []
-    for row in rows:
-        words = {f"{part}_words": len(split_words(getattr(row, part))) for part in ("instruction", "input", "output")}
-        lines.append({**asdict(row), **words, "decision": why.get(row.id, "kept")})
-    return polars.DataFrame(lines, infer_schema_length=None)
-
-
-def read_judged(config: Config) -> list[Instruction]:
-    """The generated rows with the mean scores of their instruction, None where no judge answered.
-
-    Raises:
-        UserError: a judge folder that knows none of the instructions.
-    """
-    scores: dict[str, dict[str, Any]] = {}
-    if config.judged is not None:
-        run.require_finished(config.judged)
-        scores = {str(row["instruction_id"]): row for row in read_jsonl(config.judged / "scores.jsonl")}
-    path = config.generated / "instructions.jsonl"
-    rows = []
-    met = 0
-    for number, values in enumerate(read_jsonl(path), 1):
-        row = parse_row(Instruction, values, f"{path} row {number}")
-        found = scores.get(str(values.get("instruction_id")))
-        if found is not None:
-            met += 1
-            means: dict[str, Any] = {name: found["mean"][name] for name in CRITERIA}
-            row = replace(row, **means)
-        rows.append(row)
-    if config.judged is not None and rows and not met:
-        raise UserError(
-            f"{config.judged} judged none of the instructions of {config.generated}; give their own judge run"
-        )
-    return rows
-
-
-def _nothing_left(dropped: list[Dropped]) -> str:
-    if not dropped:
-        return "there is no row to curate; look into failed.jsonl of the generate folder"
-    (reason, count), *_ = Counter(one.reason for one in dropped).most_common(1)
-    return f"none of {len(dropped)} rows is left; {count} went as {reason}; loosen that threshold"
-
-
-def curate(rows: list[Instruction], blocked: Blocklist, config: Config) -> Curated:
-    """Part the rows into kept and dropped; every row is in exactly one of the two.
-
-    Thresholds on quality and number come last, so that another one changes nothing but what it drops.
-    """
-    dropped: list[Dropped] = []
-    left = [rows[number] for number in order_by_quality([row.quality for row in rows], [row.id for row in rows])]
-    faults = {number: fault for number, row in enumerate(left) if (fault := find_fault(row, config.limits))}
-    dropped += [Dropped(left[number], fault.reason, fault.detail) for number, fault in faults.items()]
-    left = _without(left, faults)
-
-    exact = find_exact_duplicates([(row.instruction, row.input, row.output) for row in left])
-    dropped += _repeats(left, exact, "exact_duplicate")
-    left = _without(left, exact)
-
-    settings = config.near_duplicates
-    if settings.threshold is not None:
-        near = find_near_duplicates(
-            [_content(row) for row in left],
-            settings.threshold,
-            [tuple(getattr(row, column) for column in settings.within) for row in left],
-            settings.shingle_words,
-            settings.permutations,
-            config.seed,
-        )
-        dropped += _repeats(left, near, "near_duplicate")
-        left = _without(left, near)
-
-    left, leaks, contamination = _decontaminate(left, blocked, config.decontamination)
-    dropped += leaks
-
-    if (least := config.min_quality) is not None:
-        low = {number: row.quality for number, row in enumerate(left) if row.quality is None or row.quality < least}
-        for number, quality in low.items():
-            reason = "unjudged" if quality is None else "low_quality"
-            dropped.append(
-                Dropped(left[number], reason, "" if quality is None else f"{quality:g} of at least {least:g}")
-            )
-        left = _without(left, low)
-
-    strata = [tuple(getattr(row, column) for column in config.stratify) for row in left]
-    order = order_stratified([row.quality for row in left], [row.id for row in left], strata)
-    ranked = [left[number] for number in order]
-    kept = ranked[: config.top_rows]
-    dropped += [Dropped(row, "beyond_top_rows") for row in ranked[len(kept) :]]
-
-    dropped.sort(key=lambda one: one.row.id)
-    assert len(rows) == len(kept) + len(dropped), "a row vanished"
-    assert Counter(row.id for row in rows) == Counter([row.id for row in kept] + [one.row.id for one in dropped])
-    return Curated(kept, dropped, contamination)
-
-
-def _content(row: Instruction) -> str:
-    """What makes a row itself: instructions share templates and are no sign of likeness."""
-    return f"{row.input}\n{row.output}"
-
-
-def _without(rows: list[Instruction], numbers: dict[int, Any]) -> list[Instruction]:
-    return [row for number, row in enumerate(rows) if number not in numbers]
-
-
-def _repeats(rows: list[Instruction], found: dict[int, Duplicate], reason: str) -> list[Dropped]:
-    return [Dropped(rows[one], reason, of=rows[it.of].id, similarity=it.similarity) for one, it in found.items()]
-
-
-def _decontaminate(
-    rows: list[Instruction], blocked: Blocklist, settings: Decontamination
-) -> tuple[list[Instruction], list[Dropped], dict[str, dict[str, int]]]:
-    found = find_contaminated([_content(row) for row in rows], blocked.texts, settings)
-    dropped = []
-    counts = {
-        benchmark: {"texts": 0, "ngram": 0, "containment": 0, "templates": 0, "unprotected": items}
-        for benchmark, items in blocked.unprotected.items()
-    }
-    for one in blocked.texts:
-        counts[one.benchmark]["texts"] += 1
-    for benchmark, templates in found.templates.items():
-        counts[benchmark]["templates"] = templates
-    for number, hit in found.hits.items():
-        source = blocked.texts[hit.blocked]
-        counts[source.benchmark][hit.rule] += 1
-        # Place and not text: a benchmark under a use agreement must not leak by way of a report.
-        of = f"{source.benchmark}/{source.place}"
-        dropped.append(Dropped(rows[number], "contaminated", f"{source.benchmark} by {hit.rule}", of, hit.similarity))
-    return _without(rows, found.hits), dropped, dict(sorted(counts.items()))
-
-
-def _shards(rows: list[Instruction], size: int) -> list[list[Instruction]]:
-    return [rows[first : first + size] for first in range(0, len(rows), size)]
 
 
 def write_dropped(path: Path, dropped: list[Dropped]) -> None:

@@ -8,7 +8,10 @@ authors did (Brown et al. 2020, appendix C: sequences in more than 10 documents)
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -16,7 +19,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from mediflow.blocklists import Blocked
-from mediflow.shingles import Shingles, count_shared, shingle
+from mediflow.shingles import Hashes, Lookup, Places, Shingles, Words, count_shared, distinct, ngrams, tokenize
 from medsmith.config import Block
 
 
@@ -47,94 +50,177 @@ class Contamination(NamedTuple):
     templates: dict[str, int]
 
 
+@dataclass(frozen=True)
+class Inverted:
+    """Distinct hashes in order, and the owners of each in one array with its starts."""
+
+    values: Hashes
+    owners: Places
+    starts: Places
+
+    @cached_property
+    def lookup(self) -> Lookup:
+        """The hashes as a set to look others up in."""
+        return Lookup(self.values)
+
+    def owners_of(self, value: int) -> list[int]:
+        """Who has the hash at this place."""
+        owners: list[int] = self.owners[self.starts[value] : self.starts[value + 1]].tolist()
+        return owners
+
+
+class Found(NamedTuple):
+    """What a batch of texts shares with the benchmarks, template language included, as columns of equal length.
+
+    `sequences` are (text, place of the sequence among the screen's) and `contained` (text, blocked text) with `shares`.
+    """
+
+    sequences: tuple[Places, Places]
+    contained: tuple[Places, Places]
+    shares: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Screen:
+    """The benchmarks' texts as arrays that any number of batches of rows are held against.
+
+    Sequences: the distinct long n-grams, and the blocked texts that own each. Containment: a row that holds a share c
+    of m shingles misses at most (1-c)m of them, so it holds one of any (1-c)m+1 of them; the rarest of each blocked
+    text are its `prefix`, and nothing else is looked up first. Nothing is lost.
+    """
+
+    settings: Decontamination
+    banned: Shingles
+    sequences: Inverted
+    prefixes: Inverted
+
+    def find(self, words: Words, grams: Shingles | None = None) -> Found:
+        """Look for every blocked text in every text; `grams` are the words' shingles where they are at hand."""
+        settings = self.settings
+        long = ngrams(words, settings.ngram_words, whole_if_shorter=False)
+        sequences = _match(long, self.sequences)
+        rows = grams or ngrams(words, settings.shingle_words)
+        numbers, values = _match(rows, self.prefixes)
+        pairs = sorted(
+            {(number, one) for number, value in zip(numbers.tolist(), values.tolist(), strict=True)
+             for one in self.prefixes.owners_of(value)}
+        )  # fmt: skip
+        texts, ones, shares = [], [], []
+        sets: dict[int, Hashes] = {}
+        for number, one in pairs:
+            if number not in sets:
+                sets = {number: np.unique(rows.of(number))}
+            share = _share(self.banned.of(one), sets[number])
+            if share >= settings.containment - 1e-9:
+                texts.append(number)
+                ones.append(one)
+                shares.append(share)
+        contained = (np.array(texts, dtype=np.int64), np.array(ones, dtype=np.int64))
+        return Found(sequences, contained, np.array(shares))
+
+    def share(self, one: int, shingles: Hashes) -> float:
+        """The share of a blocked text's shingles that a text's set of shingles holds."""
+        return _share(self.banned.of(one), shingles)
+
+    def save(self, path: Path) -> None:
+        """Write to one file, which other processes load."""
+        np.savez(
+            path,
+            hashes=self.banned.hashes,
+            offsets=self.banned.offsets,
+            **{f"s_{name}": getattr(self.sequences, name) for name in ("values", "owners", "starts")},
+            **{f"p_{name}": getattr(self.prefixes, name) for name in ("values", "owners", "starts")},
+        )
+
+
+def load_screen(path: Path, settings: Decontamination) -> Screen:
+    """What `Screen.save` wrote."""
+    with np.load(path) as held:
+        inverted = [Inverted(*(held[f"{kind}_{name}"] for name in ("values", "owners", "starts"))) for kind in "sp"]
+        return Screen(settings, Shingles(held["hashes"], held["offsets"]), *inverted)
+
+
+def build_screen(blocked: Sequence[Blocked], settings: Decontamination, sample: Sequence[str] = ()) -> Screen:
+    """Index the blocked texts; `sample` are some of the rows, from which it is learnt what shingles are rare."""
+    words = tokenize([one.text for one in blocked])
+    banned = distinct(ngrams(words, settings.shingle_words))
+    seen = ngrams(tokenize(sample), settings.shingle_words).hashes if sample else np.zeros(0, dtype=np.uint64)
+    values, counts = np.unique(np.concatenate([seen, banned.hashes]), return_counts=True)
+    rarity = counts[np.searchsorted(values, banned.hashes)] if len(values) else counts
+    prefixes = [np.zeros(0, dtype=np.uint64)]
+    owners = [np.zeros(0, dtype=np.int64)]
+    for one in range(len(banned)):
+        own = banned.of(one)
+        allowed = int((1 - settings.containment) * len(own) + 1e-9) + 1
+        order = np.argsort(rarity[banned.offsets[one] : banned.offsets[one + 1]], kind="stable")
+        prefixes.append(own[order[:allowed]])
+        owners.append(np.full(len(prefixes[-1]), one))
+    long = distinct(ngrams(words, settings.ngram_words, whole_if_shorter=False))
+    return Screen(
+        settings,
+        banned,
+        _invert(long.hashes, long.owners()),
+        _invert(np.concatenate(prefixes), np.concatenate(owners)),
+    )
+
+
+def common(places: Places, limit: int) -> Places:
+    """The places that occur more than `limit` times, each once; every occurrence is another row's."""
+    values, counts = np.unique(places, return_counts=True)
+    return values[counts > limit]
+
+
 def find_contaminated(texts: Sequence[str], blocked: Sequence[Blocked], settings: Decontamination) -> Contamination:
     """Compare every text with every blocked text; the hit with the largest similarity is named."""
     if not texts or not blocked:
         return Contamination({}, {})
-    rows = shingle(texts, settings.shingle_words)
-    banned = shingle([one.text for one in blocked], settings.shingle_words)
-    contained, templates = _find_contained(rows, banned, settings)
-    hits = {}
-    for number, of in _find_sequences(texts, blocked, settings).items():
-        shares = [(_share(banned, one, rows, number), -one) for one in of]
-        similarity, one = max(shares)
-        hits[number] = Hit(-one, "ngram", similarity)
-    for number, pairs in contained.items():
-        similarity, one = max(pairs)
-        if number not in hits or similarity > hits[number].similarity:
-            hits[number] = Hit(-one, "containment", similarity)
-    return Contamination(dict(sorted(hits.items())), dict(Counter(blocked[one].benchmark for one in templates)))
+    screen = build_screen(blocked, settings, texts)
+    words = tokenize(texts)
+    rows = ngrams(words, settings.shingle_words)
+    found = screen.find(words, rows)
+    return judge_found(screen, found, blocked, lambda number: np.unique(rows.of(number)))
 
 
-def _share(banned: Shingles, one: int, rows: Shingles, number: int) -> float:
-    own = banned.of(one)
-    return count_shared(own, rows.of(number)) / len(own) if len(own) else 0.0
+def judge_found(
+    screen: Screen, found: Found, blocked: Sequence[Blocked], shingles_of: Callable[[int], Hashes]
+) -> Contamination:
+    """What of all that was found is a leak: template language, known by the number of rows that hold it, is none.
 
-
-def _find_sequences(
-    texts: Sequence[str], blocked: Sequence[Blocked], settings: Decontamination
-) -> dict[int, list[int]]:
-    """For each text, the blocked texts that share a long word sequence which is no template language."""
-    rows = shingle(texts, settings.ngram_words, whole_if_shorter=False)
-    banned = shingle([one.text for one in blocked], settings.ngram_words, whole_if_shorter=False)
-    values, owners, starts = _invert(banned.hashes, banned.owners())
-    at, numbers = _match(rows, values)
-    holders = np.bincount(at, minlength=len(values))
-    rare = holders[at] <= settings.common_rows
-    found: dict[int, set[int]] = defaultdict(set)
-    for number, value in zip(numbers[rare].tolist(), at[rare].tolist(), strict=True):
-        found[number].update(owners[starts[value] : starts[value + 1]].tolist())
-    return {number: sorted(of) for number, of in found.items()}
-
-
-def _find_contained(
-    rows: Shingles, banned: Shingles, settings: Decontamination
-) -> tuple[dict[int, list[tuple[float, int]]], list[int]]:
-    """Texts that hold at least `containment` of a blocked text, and the blocked texts that too many of them hold.
-
-    Prefix filter: a row that holds a share c of m shingles misses at most (1-c)m of them, so it holds one of the
-    (1-c)m+1 rarest. Only those are indexed; nothing is lost.
+    `found` is of the rows that are left, of all of them; `shingles_of` gives one row's set of shingles.
     """
-    values, counts = np.unique(np.concatenate([rows.hashes, banned.hashes]), return_counts=True)
-    prefixes, owners = [], []
-    for one in range(len(banned)):
-        own = banned.of(one)
-        allowed = int((1 - settings.containment) * len(own) + 1e-9) + 1
-        order = np.argsort(counts[np.searchsorted(values, own)], kind="stable")
-        prefixes.append(own[order[:allowed]])
-        owners += [one] * len(prefixes[-1])
-    index, owner, starts = _invert(np.concatenate(prefixes), np.array(owners, dtype=np.int64))
-    at, numbers = _match(rows, index)
-    candidates: dict[int, set[int]] = defaultdict(set)
-    for number, value in zip(numbers.tolist(), at.tolist(), strict=True):
-        candidates[number].update(owner[starts[value] : starts[value + 1]].tolist())
-    pairs = [
-        (number, one, share)
-        for number, ones in candidates.items()
-        for one in ones
-        if (share := _share(banned, one, rows, number)) >= settings.containment - 1e-9
-    ]
-    holders = Counter(one for _, one, _ in pairs)
-    found: dict[int, list[tuple[float, int]]] = defaultdict(list)
-    for number, one, share in pairs:
-        if holders[one] <= settings.common_rows:
-            found[number].append((share, -one))
-    return found, [one for one, count in holders.items() if count > settings.common_rows]
+    limit = screen.settings.common_rows
+    numbers, values = found.sequences
+    rare = ~np.isin(values, common(values, limit))
+    owners: dict[int, set[int]] = defaultdict(set)
+    for number, value in zip(numbers[rare].tolist(), values[rare].tolist(), strict=True):
+        owners[number].update(screen.sequences.owners_of(value))
+    hits = {}
+    for number, ones in owners.items():
+        own = shingles_of(number)
+        similarity, one = max((screen.share(one, own), -one) for one in ones)
+        hits[number] = Hit(-one, "ngram", similarity)
+    templates = common(found.contained[1], limit)
+    kept = ~np.isin(found.contained[1], templates)
+    for number, one, share in zip(*(part[kept].tolist() for part in (*found.contained, found.shares)), strict=True):
+        known = hits.get(number)
+        # Of equal shares the sequence is the stronger evidence, then the first of the blocked texts.
+        if known is None or share > known.similarity:
+            hits[number] = Hit(one, "containment", share)
+    return Contamination(dict(sorted(hits.items())), dict(Counter(blocked[int(one)].benchmark for one in templates)))
 
 
-def _invert(
-    hashes: NDArray[np.uint64], owners: NDArray[np.int64]
-) -> tuple[NDArray[np.uint64], NDArray[np.int64], NDArray[np.int64]]:
-    """Distinct hashes in order, and the owners of each in one array with its starts."""
+def _share(banned: Hashes, shingles: Hashes) -> float:
+    return count_shared(banned, shingles) / len(banned) if len(banned) else 0.0
+
+
+def _invert(hashes: Hashes, owners: Places) -> Inverted:
     order = np.argsort(hashes, kind="stable")
     values, starts = np.unique(hashes[order], return_index=True)
-    return values, owners[order], np.append(starts, len(hashes)).astype(np.int64)
+    return Inverted(values, owners[order], np.append(starts, len(hashes)).astype(np.int64))
 
 
-def _match(rows: Shingles, values: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Where the rows' hashes stand in `values`, and the rows that they belong to; others are left out."""
-    if not len(values):
-        return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
-    at = np.minimum(np.searchsorted(values, rows.hashes), len(values) - 1)
-    same = values[at] == rows.hashes
-    return at[same].astype(np.int64), rows.owners()[same]
+def _match(rows: Shingles, inverted: Inverted) -> tuple[Places, Places]:
+    """Which rows hold which of the hashes, each pair once."""
+    places, at = inverted.lookup.find(rows.hashes)
+    pairs = np.unique(rows.owners()[places] * np.int64(len(inverted.values) + 1) + at)
+    return pairs // (len(inverted.values) + 1), pairs % (len(inverted.values) + 1)

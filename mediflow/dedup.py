@@ -1,6 +1,6 @@
 """Which texts repeat an earlier one, exactly or nearly, and of which.
 
-Both functions take texts in order of preference: the earlier one stays. Near duplicates are proposed by MinHash and
+All functions take texts in order of preference: the earlier one stays. Near duplicates are proposed by MinHash and
 locality-sensitive hashing (rensa) and counted only after their true Jaccard similarity has been computed, so a
 reported similarity is exact and there are no false positives.
 """
@@ -9,23 +9,31 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mediflow.shingles import Shingles, jaccard, shingle, text_key
+from mediflow.shingles import Hashes, Shingles, jaccard, mix, shingle, text_key
 
 RECALL = 0.99
 """The least chance that a pair exactly at the threshold is proposed; pairs above it are proposed more surely."""
 SIGNED_AT_ONCE = 20_000
+Signatures = NDArray[np.uint32]
 
 
 class Duplicate(NamedTuple):
-    """The number of the text that is repeated, and the Jaccard similarity of the two."""
+    """The number of the text that is repeated, and the similarity of the two."""
 
     of: int
     similarity: float
+
+
+class Sets(Protocol):
+    """Where the shingles of a text are had from, by its number: memory, or the text read once more."""
+
+    def of(self, number: int) -> Hashes:
+        """The sorted, distinct shingles of one text."""
 
 
 def find_exact_duplicates(texts: Sequence[tuple[str, ...]]) -> dict[int, Duplicate]:
@@ -59,58 +67,73 @@ def find_near_duplicates(
         if len(numbers) < 2:
             continue
         sets = shingle([texts[number] for number in numbers], shingle_words)
-        for place, duplicate in _search(sets, threshold, permutations, seed).items():
+        for place, duplicate in search(sign(sets, permutations, seed), sets, threshold).items():
             found[numbers[place]] = Duplicate(numbers[duplicate.of], duplicate.similarity)
     return found
 
 
-def _search(sets: Shingles, threshold: float, permutations: int, seed: int) -> dict[int, Duplicate]:
-    signatures = _sign(sets, permutations, seed)
-    buckets = _bucket(signatures, *_bands(threshold, permutations))
+def search(signatures: Signatures, sets: Sets, threshold: float, classes: Hashes | None = None) -> dict[int, Duplicate]:
+    """For each text the nearest earlier one that is kept, if it is near enough.
+
+    `signatures` has one row a text; only texts of the same class are compared. A text without shingles (a signature of
+    nothing) is like no other.
+    """
+    permutations = signatures.shape[1]
+    buckets = _bucket(signatures, *_bands(threshold, permutations), classes)
     kept: dict[int, list[int]] = defaultdict(list)
     found: dict[int, Duplicate] = {}
     # The estimate from the signatures spares most exact comparisons; 0.15 is over three standard errors at 128.
     surely_below = threshold - 0.15 * (128 / permutations) ** 0.5
-    for number in range(len(sets)):
-        own = buckets.get(number, ())
-        candidates = np.unique(np.array([other for bucket in own for other in kept[bucket]], dtype=np.int64))
+    for number in sorted(buckets):
+        own = buckets[number]
+        candidates = np.array(sorted({other for bucket in own for other in kept[bucket]}), dtype=np.int64)
         if candidates.size:
             likeness = (signatures[candidates] == signatures[number]).mean(axis=1)
-            near = [(jaccard(sets.of(number), sets.of(int(c))), -int(c)) for c in candidates[likeness >= surely_below]]
-            similarity, of = max(near, default=(0.0, 0))
-            if similarity >= threshold:
-                found[number] = Duplicate(-of, similarity)
-                continue
+            likely = candidates[likeness >= surely_below].tolist()
+            if likely:
+                this = sets.of(number)
+                similarity, of = max((jaccard(sets.of(other), this), -other) for other in likely)
+                if similarity >= threshold:
+                    found[number] = Duplicate(-of, similarity)
+                    continue
         for bucket in own:
             kept[bucket].append(number)
     return found
 
 
-def _sign(sets: Shingles, permutations: int, seed: int) -> NDArray[np.uint32]:
+def sign(grams: Shingles, permutations: int, seed: int) -> Signatures:
+    """The MinHash signature of each text's shingles, repeated or not."""
     rensa = _load_rensa()
-    blocks = []
-    for first in range(0, len(sets), SIGNED_AT_ONCE):
-        last = min(first + SIGNED_AT_ONCE, len(sets))
-        begin, end = int(sets.offsets[first]), int(sets.offsets[last])
-        offsets = (sets.offsets[first : last + 1] - begin).astype(np.uint64)
+    blocks = [np.zeros((0, permutations), dtype=np.uint32)]
+    for first in range(0, len(grams), SIGNED_AT_ONCE):
+        last = min(first + SIGNED_AT_ONCE, len(grams))
+        begin, end = int(grams.offsets[first]), int(grams.offsets[last])
+        offsets = (grams.offsets[first : last + 1] - begin).astype(np.uint64)
         matrix = rensa.RMinHash.digest_matrix_from_flat_token_hashes(
-            sets.hashes[begin:end], offsets, permutations, seed
+            grams.hashes[begin:end], offsets, permutations, seed
         )
         blocks.append(np.array(matrix.to_rows(), dtype=np.uint32).reshape(last - first, permutations))
     return np.concatenate(blocks)
 
 
-def _bucket(signatures: NDArray[np.uint32], bands: int, rows: int) -> dict[int, list[int]]:
+def _bucket(signatures: Signatures, bands: int, rows: int, classes: Hashes | None) -> dict[int, list[int]]:
     """For each text, the buckets that it shares with another one; bucket numbers are distinct over the bands."""
-    buckets: dict[int, list[int]] = defaultdict(list)
+    own = np.zeros(len(signatures), dtype=np.uint64) if classes is None else classes
+    shared: list[NDArray[np.int64]] = []
+    names: list[NDArray[np.int64]] = []
     base = 0
     for band in range(bands):
-        block = np.ascontiguousarray(signatures[:, band * rows : (band + 1) * rows])
-        keys = block.view(np.dtype((np.void, block.dtype.itemsize * rows))).ravel()
-        _, inverse, counts = np.unique(keys, return_inverse=True, return_counts=True)
-        for number in np.flatnonzero(counts[inverse] > 1):
-            buckets[int(number)].append(base + int(inverse[number]))
-        base += len(counts)
+        keys = own.copy()
+        for column in range(band * rows, (band + 1) * rows):
+            keys = mix(keys ^ signatures[:, column])
+        values, inverse, counts = np.unique(keys, return_inverse=True, return_counts=True)
+        numbers = np.flatnonzero(counts[inverse] > 1)
+        shared.append(numbers)
+        names.append(base + inverse[numbers])
+        base += len(values)
+    buckets: dict[int, list[int]] = defaultdict(list)
+    for number, name in zip(np.concatenate(shared).tolist(), np.concatenate(names).tolist(), strict=True):
+        buckets[number].append(name)
     return buckets
 
 

@@ -1,0 +1,168 @@
+"""What two texts may not differ in if they are to say the same: numbers, negations, sides, directions, drugs.
+
+Likeness of words is blind to it: "no left effusion, 5 mg" and "left effusion, 50 mg" share nearly all their words.
+`critical_keys` folds these words of a text into one number (equal for equal multisets, in any order), so that millions
+of rows are compared at the cost of an integer; `agree` reads the two texts of a pair once more and looks at what each
+number stands beside and what each negation denies.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from functools import lru_cache
+
+import numpy as np
+
+from mediflow.shingles import LEADING_MARK, TRAILING_MARK, Hashes, Lookup, Words, hash_words, mix, split_words, sums
+
+# One line a concept; the words of a line are taken for the same. A paraphrase may change the word, not the concept.
+CONCEPTS = {
+    "negation": "no not without denies denied deny denying negative never none neither nor absent cannot absence "
+    "isn aren wasn weren doesn don didn hasn haven hadn couldn",
+    "left": "left",
+    "right": "right",
+    "both sides": "bilateral bilaterally",
+    "up": "increased increase increases increasing elevated elevation raised rising rise higher",
+    "down": "decreased decrease decreases decreasing reduced reduction lowered lower fell falling decline declined",
+    "positive": "positive",
+    "acute": "acute acutely",
+    "chronic": "chronic chronically longstanding",
+    "mild": "mild mildly slight slightly",
+    "moderate": "moderate moderately",
+    "severe": "severe severely",
+    "better": "improved improving improvement better",
+    "worse": "worsened worsening worse deteriorated deterioration",
+    "begin": "started start starting initiated begun began commenced",
+    "stop": "stopped stop stopping discontinued discontinue ceased held withheld",
+    "male": "male man boy gentleman",
+    "female": "female woman girl lady",
+}
+NUMBERS = {
+    word: str(number)
+    for number, word in enumerate(
+        "two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+        "eighteen nineteen twenty".split(),
+        2,
+    )
+} | {"bid": "2", "twice": "2", "tid": "3", "thrice": "3", "qid": "4"}
+# Stems of international non-proprietary names, and names without one that are prescribed every day.
+STEMS = re.compile(
+    r"\w{2,}(?:pril|prilat|sartan|olol|alol|dipine|statin|fibrate|prazole|tidine|gliptin|gliflozin|glutide|glitazone"
+    r"|formin|glinide|xaban|gatran|parin|grel|cillin|penem|mycin|micin|floxacin|cycline|oxacin|azole|navir|vudine"
+    r"|ciclovir|cyclovir|vir|mab|tinib|ciclib|platin|rubicin|taxel|azepam|azolam|barbital|setron|triptan|oxetine"
+    r"|traline|pram|triptyline|pramine|peridol|apine|idone|piprazole|lukast|terol|tropium|sone|solone|onide|profen"
+    r"|coxib|codone|morphone|fentanil|thiazide|semide|tanide|lactone|xanthine|phylline|setil|limus|trexate|purinol"
+    r"|dronate|caine|curonium|levir|amivir|cef\w+|thyroxine|thiouracil|imazole|gabalin|gabapentin)\Z|cef\w{3,}\Z"
+)
+DRUGS = frozenset(
+    "aspirin acetaminophen paracetamol warfarin heparin insulin digoxin amiodarone lithium morphine fentanyl tramadol "
+    "ketamine propofol levothyroxine gabapentin pregabalin phenytoin valproate carbamazepine lamotrigine levetiracetam "
+    "naloxone methadone buprenorphine ibuprofen naproxen diclofenac ketorolac colchicine hydroxychloroquine metformin "
+    "glipizide glyburide glimepiride clonidine hydralazine nitroglycerin isosorbide spironolactone mannitol "
+    "vancomycin metronidazole nitrofurantoin linezolid isoniazid rifampin ethambutol oseltamivir remdesivir "
+    "bupropion trazodone mirtazapine venlafaxine duloxetine quetiapine haloperidol clozapine albuterol salbutamol "
+    "epinephrine norepinephrine dopamine dobutamine vasopressin atropine adenosine tamsulosin finasteride sildenafil "
+    "penicillin amoxicillin clavulanate doxycycline tacrolimus methylphenidate ondansetron omeprazole".split()
+)
+_CONCEPT_OF = {word: concept for concept, words in CONCEPTS.items() for word in words.split()}
+_NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)*")
+_CODE = re.compile(r"[a-z]{1,3}\d")
+_SIGNED = re.compile(r"\D+[-+]\Z")
+_BARE = {ord(LEADING_MARK): None, ord(TRAILING_MARK): None}
+_CLAUSE = re.compile(r"[.;:!?](?=\s|\Z)|\n|\bbut\b")
+CONTEXT = 3
+SCOPE = 4
+"""Words on either side that a number is read with, and words after a negation that it is taken to deny."""
+
+
+def concept_of(word: str) -> str | None:
+    """What a word of `split_words` says that must not change; None for a word that may."""
+    if word in NUMBERS:
+        return NUMBERS[word]
+    if found := _NUMBER.match(word):
+        return _canonical(found[0])
+    if word in _CONCEPT_OF:
+        return _CONCEPT_OF[word]
+    if _CODE.match(word) or _SIGNED.match(word) or word in "<>":
+        return f"sign {word}"
+    return f"drug {word}" if word in DRUGS or STEMS.match(word) else None
+
+
+def critical_keys(words: Words) -> tuple[Hashes, np.ndarray]:
+    """For each text a number that is equal for equal multisets of concepts, and how many concepts it has."""
+    distinct = words.text.unique()
+    named = [(place, code) for place, word in enumerate(distinct.to_list()) if (code := _code(word))]
+    if not named:
+        nothing = np.zeros(len(words), dtype=np.uint64)
+        return nothing, nothing.astype(np.int32)
+    hashes = hash_words(distinct.gather([place for place, _ in named]))
+    order = np.argsort(hashes)
+    codes = np.array([code for _, code in named], dtype=np.uint64)[order]
+    places, at = Lookup(hashes[order]).find(words.hashes)
+    values = np.zeros(len(words.hashes), dtype=np.uint64)
+    values[places] = codes[at]
+    met = np.zeros(len(words.hashes), dtype=np.uint64)
+    met[places] = 1
+    counts = sums(met, words.offsets)
+    return mix(sums(values, words.offsets) ^ mix(counts)), counts.astype(np.int32)
+
+
+def agree(left: str, right: str) -> bool:
+    """Whether two texts with the same concepts also say them of the same things, as far as words can show.
+
+    A number must stand beside a common word in both texts (or beside none in one of them); what one text only denies,
+    the other may not only affirm. Texts that fail this may still mean the same: what is in doubt is kept.
+    """
+    one, other = ([split_words(clause) for clause in _CLAUSE.split(text)] for text in (left, right))
+    beside, beside_other = _beside(one), _beside(other)
+    if beside.keys() != beside_other.keys():
+        return False
+    for number, near in beside.items():
+        if near and beside_other[number] and not near & beside_other[number]:
+            return False
+    (denied, affirmed), (denied_other, affirmed_other) = _polarity(one), _polarity(other)
+    return not (denied & affirmed_other) and not (denied_other & affirmed)
+
+
+def _beside(clauses: list[list[str]]) -> dict[str, set[str]]:
+    """For each number, the words that stand beside it anywhere."""
+    found: dict[str, set[str]] = {}
+    for words in clauses:
+        for place, word in enumerate(words):
+            number = NUMBERS.get(word) or ((match := _NUMBER.match(word)) and _canonical(match[0]))
+            if number:
+                near = words[max(0, place - CONTEXT) : place] + words[place + 1 : place + 1 + CONTEXT]
+                found.setdefault(number, set()).update(one for one in near if len(one) > 1 and not one[0].isdigit())
+    return found
+
+
+def _polarity(clauses: list[list[str]]) -> tuple[set[str], set[str]]:
+    """The words that a text only denies, and those that it only affirms."""
+    denied: set[str] = set()
+    affirmed: set[str] = set()
+    for words in clauses:
+        left = 0
+        for word in words:
+            if _CONCEPT_OF.get(word) == "negation":
+                left = SCOPE + 1
+            elif len(word) > 3:
+                (denied if left > 0 else affirmed).add(word)
+            left -= 1
+    return denied - affirmed, affirmed - denied
+
+
+def _canonical(number: str) -> str:
+    """`5`, `5.0` and `05` are one number."""
+    sign, digits = (number[0], number[1:]) if number[0] in "-+" else ("", number)
+    if digits.count(".") == 1:
+        digits = digits.rstrip("0").rstrip(".")
+    return sign + (digits.lstrip("0") or "0")
+
+
+@lru_cache(maxsize=1 << 18)
+def _code(word: str) -> int:
+    concept = concept_of(word.translate(_BARE))
+    if concept is None:
+        return 0
+    return int.from_bytes(hashlib.blake2b(concept.encode(), digest_size=8).digest(), "little") | 1
