@@ -13,7 +13,7 @@ import asyncio
 import hashlib
 import json
 import os
-import re
+import random
 import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
@@ -54,11 +54,11 @@ class Faults(Block):
     batch_seconds: float = Field(default=0.0, description="how long a batch takes at least")
     empty: float = Field(default=0.0, description="the text is empty")
     broken: float = Field(default=0.0, description="the text stops half way: torn tags, torn JSON")
-    wrong_facts: float = Field(default=0.0, description="well-formed examples whose outputs belong to other inputs")
+    wrong_facts: float = Field(default=0.0, description="share of examples about a patient of whom one fact is altered")
 
 
 IN_TRANSPORT = ("too_many_requests", "server_error", "cut", "slow")
-IN_TEXT = ("empty", "broken", "wrong_facts")
+IN_TEXT = ("empty", "broken")
 
 
 def draw_fault(faults: Faults, kinds: Sequence[str], key: str, number: int) -> str | None:
@@ -159,7 +159,7 @@ class _Teacher:
         for number in range(int(asked.get("n") or 1)):
             # At temperature 0 all samples are the same.
             sample = number if asked.get("temperature", 1.0) else 0
-            text = self.answer(request, int(_uniform(self.seed, "answer", key, sample) * 2**32))
+            text = self._answer(request, key, sample)
             mark = draw_fault(self.faults, IN_TEXT, key, sample)
             texts.append(spoil(text, mark))
             marks.append(mark)
@@ -187,6 +187,19 @@ class _Teacher:
             "simulated_faults": marks,
         }
 
+    def _answer(self, request: dict[str, Any], key: str, sample: int) -> str:
+        seed = int(_uniform(self.seed, "answer", key, sample) * 2**32)
+        share = self.faults.wrong_facts
+        if not share or request.get("kind") != "generate":
+            return self.answer(request, seed)
+        from mediflow.clinic.wrong import answer_wrongly
+
+        rng = random.Random(f"wrong facts {self.faults.seed} {key} {sample}")
+        text, planted = answer_wrongly(self.answer, request, seed, share, rng)
+        # In the log alone: the reply says no more than a real teacher's would.
+        self._note({"key": key, "sample": sample, "planted": planted})
+        return text
+
     def _note(self, row: dict[str, Any]) -> None:
         if self.log is not None:
             os.write(self.log, (json.dumps(row) + "\n").encode())
@@ -198,17 +211,11 @@ def request_key(messages: Sequence[Message], temperature: float) -> str:
 
 
 def spoil(text: str, fault: str | None) -> str:
-    """The text with one of the faults of IN_TEXT; without tags or a second output, wrong facts change the digits."""
+    """The text with one of the faults of IN_TEXT."""
     if fault == "empty":
         return ""
     if fault == "broken":
         return text[: len(text) * 3 // 5]
-    if fault == "wrong_facts":
-        outputs = re.findall(r"<output>(.*?)</output>", text, re.DOTALL)
-        if len(set(outputs)) < 2:
-            return re.sub(r"\d", lambda digit: str((int(digit.group()) + 3) % 10), text)
-        turned = iter(outputs[1:] + outputs[:1])
-        return re.sub(r"<output>.*?</output>", lambda _: f"<output>{next(turned)}</output>", text, flags=re.DOTALL)
     return text
 
 

@@ -103,14 +103,11 @@ def test_faults_are_drawn_once_and_for_all() -> None:
 
 
 def test_faults_of_the_text() -> None:
-    """Broken loses its end, wrong facts swap outputs and keep the form, or change digits where there is one output."""
+    """Broken loses its end, empty everything."""
     text = TWO.format(n=1)
     assert spoil(text, None) == text
     assert spoil(text, "empty") == ""
     assert (text.count("</example>"), spoil(text, "broken").count("</example>")) == (2, 1)
-    wrong = spoil(text, "wrong_facts")
-    assert wrong == text.replace("<output>A", "<output>!").replace("<output>B", "<output>A").replace("!", "B")
-    assert spoil("dose 50 mg", "wrong_facts") == "dose 83 mg"
 
 
 def test_the_client_gets_through_refusals_and_errors(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def generate(request: dict[str, Any], rng: random.Random) -> str:
     passages = request.get("passages")
     if passages is None and document is None:
         raise KeyError(request["document_type"])
-    groups = []
+    groups: list[tuple[str, list[Exchange]]] = []
     said: set[str] = set()
     for _ in range(request.get("instructions", 1)):
         if passages is not None:
@@ -68,7 +68,7 @@ def generate(request: dict[str, Any], rng: random.Random) -> str:
                 return f"The simulated teacher does not know how to do {task.title} on a text of others."
         else:
             assert document is not None, "looked at above"
-            kind, exchanges = _of_patients(task, document, request, rng)
+            kind, exchanges = _of_patients(task, document, request, len(groups) * request["examples"], rng)
         title = document.title.lower() if document else "document"
         instruction = _instruction(task, kind, title, request["output_format"], said, rng)
         groups.append((instruction, exchanges))
@@ -76,19 +76,25 @@ def generate(request: dict[str, Any], rng: random.Random) -> str:
 
 
 def _of_patients(
-    task: TaskType, document: DocumentType, request: dict[str, Any], rng: random.Random
+    task: TaskType, document: DocumentType, request: dict[str, Any], first: int, rng: random.Random
 ) -> tuple[str, list[Exchange]]:
-    """One exchange for each patient, all of one kind, since one instruction asks for one kind of thing."""
-    facts = request.get("facts") or []
+    """One exchange for each patient, all of one kind, since one instruction asks for one kind of thing.
+
+    `altered` facts of the request, by the example's place in the reply (here from `first`), go before the true ones.
+    """
+    facts, altered = request.get("facts") or [], request.get("altered", {})
     kind = ""
     exchanges = []
     for number in range(request["examples"]):
+        own = random.Random(rng.getrandbits(64))  # one example's draws do not move the next one's
         patient: Patient = (
-            patient_from_facts(facts[number % len(facts)]) if facts else draw_patient(rng.getrandbits(40), 0)
+            patient_from_facts(altered.get(str(first + number), facts[number % len(facts)]))
+            if facts
+            else draw_patient(own.getrandbits(40), 0)
         )
         for _ in range(SAME_KIND_TRIES):
-            note = write_note(document, request["section"], patient, rng, task.needs)
-            exchange = ask(task.name, note, patient, rng)
+            note = write_note(document, request["section"], patient, own, task.needs)
+            exchange = ask(task.name, note, patient, own)
             kind = kind or exchange.kind
             if exchange.kind == kind:
                 break

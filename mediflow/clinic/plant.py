@@ -183,7 +183,8 @@ def _vital(patient: Patient, rng: random.Random) -> tuple[Patient, Planted] | No
     new = round(rng.uniform(low, high), 1) if name == "temperature" else rng.randint(low, high)
     if abs(new - old) < (0.3 if name == "temperature" else 3):
         return None
-    return replace(patient, **{name: new}), Planted("vital", f"{name} {old}", f"{name} {new}")
+    changes: dict[str, Any] = {name: new}
+    return replace(patient, **changes), Planted("vital", f"{name} {old}", f"{name} {new}")
 
 
 def _allergy(patient: Patient, rng: random.Random) -> tuple[Patient, Planted] | None:
