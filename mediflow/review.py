@@ -104,7 +104,7 @@ def allowed_hosts(host: str, port: int) -> frozenset[str]:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A bound socket.
+    """A socket that listens.
 
     Raises:
         UserError: the address is not ours or in use.
@@ -114,6 +114,8 @@ def listen(host: str, port: int) -> socket.socket:
         listener = socket.socket(family, socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
+        # Now, so that the address answers as soon as it is printed.
+        listener.listen(128)
     except OSError as error:
         raise UserError(f"cannot listen on {host} port {port}: {error.strerror}; choose another port=") from None
     return listener

@@ -17,7 +17,7 @@ from mediflow.review_agreement import agreement
 from mediflow.review_decisions import JUDGING, PARTS, VERDICTS
 from mediflow.review_index import CRITERIA
 from mediflow.review_store import ORDERS, PAGE, STATES, Store
-from mediflow.review_text import find_faults
+from mediflow.review_text import check_edit
 from medsmith.errors import UserError
 
 if TYPE_CHECKING:
@@ -233,7 +233,8 @@ def agree(store: Store, page: Page, given: Mapping[str, Any]) -> dict[str, Any]:
 def check(store: Store, page: Page, given: Mapping[str, Any]) -> dict[str, Any]:
     """Whether an edit could be saved."""
     found, edited = _edit(store, given)
-    return {"faults": find_faults(found, edited)}
+    checked = check_edit(found, edited)
+    return {"faults": checked.faults, "repairs": checked.repairs}
 
 
 def decide(store: Store, page: Page, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -249,8 +250,8 @@ def decide(store: Store, page: Page, given: Mapping[str, Any]) -> dict[str, Any]
     if not isinstance(comment, str):
         raise Refusal(400, "a comment is a text")
     if verdict == "edit":
-        edited = {part: text for part, text in edited.items() if text != found[part]}
-        if faults := find_faults(found, edited):
+        edited, faults, _ = check_edit(found, edited)
+        if faults:
             raise Refusal(422, "; ".join(faults))
     elif edited:
         raise Refusal(400, f"'{verdict}' changes no text; send 'edit'")

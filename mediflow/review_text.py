@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from difflib import SequenceMatcher
+from typing import NamedTuple
 
+from mediflow.checks import check_example
 from mediflow.taxonomy import load_taxonomy
 from mediflow.validate import check_json
 
@@ -32,21 +34,36 @@ def diff_words(before: str, after: str) -> list[tuple[str, str]]:
     return pieces
 
 
-def find_faults(row: Mapping[str, str], edited: Mapping[str, str]) -> list[str]:
-    """Why an edit cannot be saved; empty where it can.
+class CheckedEdit(NamedTuple):
+    """The texts as they would be saved, why they cannot be, and what was put right in them."""
 
-    The schema of the task binds where the row itself keeps to it: a row that was written to another one may be mended.
+    edited: dict[str, str]
+    faults: list[str]
+    repairs: list[str]
+
+
+def check_edit(row: Mapping[str, str], edited: Mapping[str, str]) -> CheckedEdit:
+    """Whether an edit may be saved.
+
+    JSON must be JSON. Beyond that the checks of the task bind (its schema, spans, codes, …) where the row itself keeps
+    to them: a row that was written to other rules may be mended too. What they put right, such as the offsets of a
+    span that was rewritten, is put right.
     """
-    faults = [f"{name}: is empty" for name, text in edited.items() if not text.strip()]
-    if all(row[name] == text for name, text in edited.items()):
+    changed = {name: text for name, text in edited.items() if text != row[name]}
+    faults = [f"{name}: is empty" for name, text in changed.items() if not text.strip()]
+    if not changed:
         faults.append("nothing was changed")
-    if row["output_format"] != "json" or "output" not in edited or not edited["output"].strip():
-        return faults
-    broken = check_json(edited["output"], {})
-    if broken:
-        return [*faults, f"output: {broken}"]
+    if row["output_format"] == "json" and changed.get("output", "").strip():
+        broken = check_json(changed["output"], {})
+        faults += [f"output: {broken}"] if broken else []
     task = load_taxonomy().tasks.get(row["task_type"])
-    if task is not None and check_json(row["output"], task.schema) is None:
-        misfit = check_json(edited["output"], task.schema)
-        faults += [f"output: {misfit}"] if misfit else []
-    return faults
+    if faults or task is None:
+        return CheckedEdit(changed, faults, [])
+    before = check_example(task, row["output_format"], row["input"], row["output"])
+    if before.faults or before.repairs:
+        return CheckedEdit(changed, [], [])
+    now = {**row, **changed}
+    checked = check_example(task, row["output_format"], now["input"], now["output"])
+    if checked.repairs and not checked.faults:
+        changed["output"] = checked.output
+    return CheckedEdit(changed, [f"output: {fault}" for fault in checked.faults], checked.repairs)

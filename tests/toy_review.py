@@ -36,12 +36,12 @@ LEVELS = ("moderate", "hard", "very hard", "extreme")
 
 SAMPLES = 5
 SAYS = {
-    "quality": ("A value of the note is wrong.", "Leaves out the laboratory value.", "Good, though the history is thin.",
+    "quality": ("A value of the note is wrong.", "Leaves out the laboratory value.", "Good; the history is thin.",
                 "Accurate and complete; every value of the note is kept."),
     "alignment": ("Answers another question.", "Ignores the length asked for.", "Follows the format asked for.",
                   "Does just what the instruction asks."),
     "coherence": ("Contradicts itself.", "Jumps between problems.", "Reads well.", "Input and output fit together."),
-    "realism": ("No clinician writes so.", "Too tidy a course.", "Plausible; few abbreviations.", "Reads like a chart."),
+    "realism": ("No clinician writes so.", "Too tidy a course.", "Plausible; rather plain.", "Reads like a chart."),
     "difficulty": ("One word to copy.", "One lookup.", "Needs a value and its unit.", "Needs several steps."),
 }  # fmt: skip
 
@@ -125,7 +125,7 @@ def write_toy(home: Path, count: int = 48) -> Toy:
         half = len(kept) // 2
         write_parquet(folder / "data" / "train-00000-of-00002.parquet", kept[:half])
         write_parquet(folder / "data" / "train-00001-of-00002.parquet", kept[half:])
-        why = [
+        why: list[dict[str, Any]] = [
             {"reason": "near_duplicate", "detail": "", "of": rows[0].id, "similarity": 0.93},
             {"reason": "low_quality", "detail": "1.6 of at least 2.5", "of": "", "similarity": None},
             {"reason": "contaminated", "detail": "mednli by ngram", "of": "mednli/test.jsonl:5", "similarity": 1.0},

@@ -66,11 +66,11 @@ export function drawEditor(row, into, { check, save, cancel }) {
   let turn = 0;
   async function look() {
     const mine = (turn += 1);
-    const { faults } = await check(changed());
+    const { faults, repairs } = await check(changed());
     if (mine !== turn) return faults;
     done.disabled = faults.length > 0;
     verdict.className = faults.length ? "bad" : "good";
-    verdict.textContent = faults.length ? faults.join(" · ") : isJson(row) ? "✓ valid, and as the task asks" : "✓ can be saved";
+    verdict.textContent = faults.length ? faults.join(" · ") : repairs.length ? `✓ will be put right on saving: ${repairs.join(" · ")}` : isJson(row) ? "✓ valid, and as the task asks" : "✓ can be saved";
     return faults;
   }
   async function finish() { if (!(await look()).length) save(changed()); }
