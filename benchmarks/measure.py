@@ -216,9 +216,9 @@ def check_records(path: Path, planned: Sequence[str]) -> Checked:
 
 
 def median_spread(values: Sequence[float], digits: int = 2) -> str:
-    """`1.24 (1.20–1.31)`: the median and the whole range; one value stands alone."""
-    middle = f"{statistics.median(values):.{digits}f}"
-    return middle if len(values) == 1 else f"{middle} ({min(values):.{digits}f}–{max(values):.{digits}f})"
+    """`1.24 (1.20–1.31)`: the median and the whole range; where all are equal the one value."""
+    low, middle, high = (f"{one:.{digits}f}" for one in (min(values), statistics.median(values), max(values)))
+    return middle if low == high else f"{middle} ({low}–{high})"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

@@ -230,7 +230,7 @@ class Connection(asyncio.Protocol):
         elif fault == "error":
             self._write(500, _error("something broke"))
         else:
-            reply = state.writer.reply(key, body, broken=fault == "broken")
+            reply = state.writer.reply(key, body, attempt, broken=fault == "broken")
             state.reply_bytes += len(reply)
             self._write(200, reply, cut=fault == "cut")
 
