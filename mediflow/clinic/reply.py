@@ -11,9 +11,9 @@ from typing import Any
 from mediflow.clinic.answers import LABELS
 from mediflow.clinic.generating import generate
 from mediflow.clinic.knowledge import load_knowledge
+from mediflow.verify import verify
 
 CRITERIA = ("quality", "alignment", "coherence", "realism", "difficulty")
-HARDNESS = {"low": 1, "moderate": 2, "moderate-hard": 2, "hard": 3, "very hard": 4, "extreme": 4}
 
 
 def reply(request: dict[str, Any], seed: int) -> str:
@@ -28,15 +28,20 @@ def reply(request: dict[str, Any], seed: int) -> str:
 
 
 def _judge(request: dict[str, Any], rng: random.Random) -> str:
-    """Scores follow what can be seen: an unnamed format, an empty or copied answer, a short input cost points."""
+    """Scores follow what can be seen: empty, copied, equal or short texts, and statements that contradict the facts."""
     examples = request["examples"]
     outputs = [example["output"].strip() for example in examples]
     flawed = sum(
         not output or output == example["input"].strip() for output, example in zip(outputs, examples, strict=True)
     )
     same = len(outputs) > 1 and len(set(outputs)) == 1
+    # A careful reader, but not a perfect one: what the verifier knows to be wrong is missed one time in ten.
+    false = sum(
+        facts is not None and rng.random() < 0.9 and bool(verify(facts, example["output"]).contradicted)
+        for facts, example in zip(request["facts"], examples, strict=True)
+    )
     words = sum(len(example["input"].split()) for example in examples) / max(1, len(examples))
-    good = 4 - min(2, flawed) - (1 if same else 0)
+    good = 4 - min(2, flawed + false) - (1 if same else 0)
     level = {
         "quality": good,
         "alignment": good,
