@@ -118,7 +118,7 @@ class Admitted:
         return best
 
     def _shingles(self, words: list[str]) -> Words:
-        """The distinct hashes of all runs of words; of a shorter text the hash of its words together."""
+        """The hashes of all runs of words; of a shorter text the hash of its words together."""
         size = self.settings.shingle_words
         if len(words) < size:
             return np.array([_hash(" ".join(words))], dtype=np.uint64)
@@ -131,7 +131,7 @@ class Admitted:
         for place in range(size):
             value *= np.uint64(0x9E3779B97F4A7C15)
             value += hashes[place : place + windows]
-        return np.unique(_mixed(value))
+        return _mixed(value)
 
 
 class _Entries:
@@ -238,9 +238,9 @@ def _mixed(value: Words) -> Words:
 
 
 def _jaccard(left: Words, right: Words) -> float:
+    left, right = np.unique(left), np.unique(right)
     shared = int(np.intersect1d(left, right, assume_unique=True).size)
-    union = len(left) + len(right) - shared
-    return shared / union if union else 0.0
+    return shared / (len(left) + len(right) - shared)
 
 
 def _hash(text: str) -> int:

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 GOLDEN = 0.6180339887498949
 """Its multiples spread evenly over the unit interval: any stretch of calls has nearly the teachers' shares."""
 
+PROMPTS_KEPT = 1 << 15
+"""All cells of the taxonomy without their data: 14 tasks, 98 inputs, six levels, two formats; some 3 kB each."""
+
 
 class Place(NamedTuple):
     """Where a call stands: rounds are admitted one after the other, and within a round by number."""
@@ -58,7 +61,7 @@ class Calls:
         shares = [teacher.share for teacher in self.teachers]
         self._until = [part / sum(shares) for part in accumulate(shares)]
         self._sizes = [config.examples] if isinstance(config.examples, int) else config.examples
-        self._prompt = lru_cache(maxsize=16_384)(self._render)
+        self._prompt = lru_cache(maxsize=PROMPTS_KEPT)(self._render)
         self._form = lru_cache(maxsize=None)(self._build_form)
 
     @property
@@ -131,6 +134,9 @@ class Calls:
             asked["facts"] = material.facts
         if material.passages:
             asked["passages"] = [passage.text for passage in material.passages]
+        if material.kind == "none":
+            # Nothing else tells the calls of one cell apart, and the same words invite the same answer.
+            asked["variant"] = f"{call.place.number}.{call.place.round}"
         return asked
 
     def repair(self, call: Call, request_messages: list[Message], text: str, reading: Reading) -> ChatRequest | None:
