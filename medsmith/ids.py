@@ -121,8 +121,8 @@ def _number(key: str) -> int:
     """64 bits that stand for an id; never 0, which stands for a free place."""
     try:
         number = int(key, 16)
-        if len(key) == 16 and f"{number:016x}" == key:
-            return number or 1
+        if number and len(key) == 16 and f"{number:016x}" == key:
+            return number
     except ValueError:
         pass
     return int.from_bytes(blake2b(key.encode(errors="surrogatepass"), digest_size=8).digest(), "little") or 1

@@ -152,7 +152,9 @@ class OpenAIChat:
         loop = asyncio.get_running_loop()
         if self._loop is loop:
             return
+        import aiohttp
         import httpx2
+        import openai
 
         # One line per request, address and all, is no news to a user.
         logging.getLogger("httpx2").setLevel(logging.WARNING)
@@ -161,6 +163,8 @@ class OpenAIChat:
         self.gate = Gate(self.config.concurrency)
         self.rate = RateLimit(self.config.requests_per_minute, self.config.tokens_per_minute, self._sleep)
         self._response = httpx2.Response
+        # The transport lets some of its own errors through, that of an answer which is no HTTP for one.
+        self._no_answer = (openai.APIConnectionError, aiohttp.ClientError, OSError)
         self._client = self.build_client(max_retries=0)
 
     def build_client(self, max_retries: int) -> Any:
@@ -253,13 +257,13 @@ class OpenAIChat:
             raw = await self._client.post(
                 "/chat/completions", cast_to=self._response, content=_dump(body), options=REQUEST_OPTIONS
             )
-        except openai.APIConnectionError as error:
+        except self._no_answer as error:
             return self._lost(error)
         except openai.APIStatusError as error:
             schema = request.response_schema if "response_format" in body else None
             return self._refusal(error.status_code, error.response.headers, error.response.text, schema)
         try:
-            answer = orjson.loads(raw.content)
+            answer = _load(raw.content)
             if not answer["choices"] or not all(isinstance(choice["message"], dict) for choice in answer["choices"]):
                 raise ValueError("no choices")
         except (ValueError, KeyError, TypeError):
@@ -296,7 +300,7 @@ class OpenAIChat:
             cause = cause.__cause__
         if isinstance(cause, TimeoutError | asyncio.CancelledError | httpx2.TimeoutException):
             return _Failure(f"no answer within {self.config.timeout_seconds:g} s", unsure=True, trouble=True)
-        reason = f"connection lost: {type(cause).__name__}: {cause}".rstrip(": ")
+        reason = f"connection lost: {type(cause).__name__}: {' '.join(str(cause).split())}".rstrip(": ")
         return _Failure(reason, unsure=not isinstance(cause, ConnectionRefusedError), trouble=True)
 
     def _refusal(self, status: int, headers: Mapping[str, str], text: str, schema: dict[str, Any] | None) -> _Failure:
@@ -366,11 +370,19 @@ def retry_after(headers: Mapping[str, str]) -> float:
     return max(0.0, (date - datetime.now(UTC)).total_seconds())
 
 
+def _load(content: bytes) -> Any:
+    try:
+        return orjson.loads(content)
+    except ValueError:
+        # The same, if it is JSON at all.
+        return json.loads(content)
+
+
 def _dump(value: Any) -> bytes:
     try:
         return orjson.dumps(value)
     except TypeError:
-        # Half a surrogate pair, which a passage may hold; escaped it is sent as it stands.
+        # Half a surrogate pair, which a text may hold; escaped it is sent as it stands.
         return json.dumps(value).encode()
 
 

@@ -59,7 +59,8 @@ class Instruction:
 def content_id(*parts: Any) -> str:
     """16 hexadecimal digits that depend on the parts' JSON and nothing else."""
     text = json.dumps(parts, ensure_ascii=False, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    # What a model wrote may hold half a surrogate pair.
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:16]
 
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
