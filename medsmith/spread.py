@@ -135,6 +135,7 @@ def ray_cluster(address: str | None, cpus: int | None = None) -> Iterator[Any]:
         return
     workers_see = {"env_vars": {**ONE_THREAD, "PYTHONPATH": _code_path()}}
     settings: dict[str, Any] = {"runtime_env": workers_see, "log_to_driver": False, "logging_level": "error"}
+    _refuse_silence(address)
     if address is None:
         settings |= {"address": "local", "num_cpus": cpus, "include_dashboard": False}
     try:
@@ -146,6 +147,19 @@ def ray_cluster(address: str | None, cpus: int | None = None) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _refuse_silence(address: str | None) -> None:
+    """UserError where nobody listens at host:port, for which Ray itself would wait for minutes."""
+    import socket
+
+    host, colon, port = (address or "").rpartition(":")
+    if not colon or not port.isdigit() or "/" in host:
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10.0).close()
+    except OSError as error:
+        raise UserError(f"no Ray cluster at {address}: {error.strerror or error}; check RAY_ADDRESS") from None
 
 
 def _code_path() -> str:
