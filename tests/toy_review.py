@@ -27,8 +27,8 @@ PATIENTS = (
      "a fatty liver", "newly diagnosed type 2 diabetes"),
 )  # fmt: skip
 TASKS = (
-    ("summarization", "plain_text"), ("named_entity_recognition", "json"), ("question_answering", "plain_text"),
-    ("classification", "json"), ("textual_entailment", "plain_text"),
+    ("summarization", "plain_text"), ("named_entity_recognition", "json"), ("classification", "json"),
+    ("question_answering", "plain_text"), ("textual_entailment", "plain_text"),
 )  # fmt: skip
 INPUTS = ("discharge_summary", "admission_note: History of Present Illness", "soap_note: Plan", "radiology_report")
 LEVELS = ("moderate", "hard", "very hard", "extreme")
@@ -86,7 +86,7 @@ def toy_row(number: int, **changes: Any) -> Instruction:
         "summarization": "Summarize the note for the receiving physician in two sentences; keep doses and values.",
         "named_entity_recognition": "Extract every problem, medication and laboratory value of the note as JSON.",
         "question_answering": "Answer the question with what the note says, and nothing else.",
-        "classification": "Name the specialty that should see this patient first, as JSON with a short reason.",
+        "classification": "Name the specialty that should see this patient first, as JSON.",
         "textual_entailment": "Decide whether the note supports the statement: entailment, neutral or contradiction.",
     }
     said = {
@@ -198,3 +198,17 @@ def _write_dropped(path: Path, rows: list[Instruction], why: list[dict[str, Any]
     write_parquet(path, rows)
     reasons = polars.DataFrame(why, schema_overrides={"similarity": polars.Float64})
     polars.concat([polars.read_parquet(path), reasons], how="horizontal").write_parquet(path)
+
+
+def evil_folder(folder: Path, evil: str) -> Path:
+    """A curate folder of one row, `bad`, that holds `evil` wherever a text can stand."""
+    names = ("instruction", "input", "output", "task_type", "input_data", "difficulty_level", "error_type")
+    row = toy_row(0, id="bad", rejected_output=f"other {evil}", **dict.fromkeys(names, evil))
+    with run.start(Made(out=folder, title=evil), "mediflow.curate") as this:
+        write_parquet(folder / "data" / "train-00000-of-00001.parquet", [toy_row(0)])
+        _write_dropped(
+            folder / "dropped.parquet",
+            [row],
+            [{"reason": evil, "detail": evil, "of": toy_row(0).id, "similarity": 0.5}],
+        )
+        return this.finish(kept=1, dropped=1)
