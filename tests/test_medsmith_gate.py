@@ -149,9 +149,9 @@ def test_the_limit_never_falls_below_its_floor() -> None:
 
 
 def test_a_latency_that_grows_with_the_load_stops_the_rise() -> None:
-    """Four places at a second each: with 16 callers they wait four times as long, and the limit is not 256."""
+    """Four places at a second each: with 16 callers they wait four times as long, and the limit ends at 64."""
     result = play(256, queueing(4, 1.0), 60)
-    assert max(limit for _, limit in result.limits) < 256
+    assert (max(limit for _, limit in result.limits), result.gate.falls) == (64, 0)
     assert result.good >= 0.9 * 60 * 4
 
 
@@ -175,6 +175,22 @@ def test_a_stall_is_one_fall_and_soon_forgotten() -> None:
         result = play(128, server, 31)
         assert 1 <= result.gate.falls <= 5
         assert result.limit(29.5, 31) == 128
+
+
+def test_calls_that_began_before_a_fall_say_nothing_after_it() -> None:
+    """128 calls time out together in the middle of a round: the limit falls once, not once for each part of them."""
+    now = 100.0
+    gate = Gate(128, clock=lambda: now)
+    gate.limit = 128.0
+    for _ in range(100):
+        gate.report(False, 0.05)
+    for _ in range(128):
+        gate.report(True, 5.0)
+    assert (gate.falls, gate.limit) == (1, 0.7 * 128)
+    now = 110.0
+    for _ in range(100):
+        gate.report(True, 5.0)
+    assert gate.falls == 2
 
 
 def test_a_place_of_a_cancelled_call_is_given_on() -> None:
