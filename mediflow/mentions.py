@@ -13,7 +13,7 @@ from functools import cache
 from typing import NamedTuple
 
 TOKEN = re.compile(r"\d+(?:,\d{3})+(?:\.\d+)?|\w+(?:[.'’-]\w+)*")
-SENTENCE_END = re.compile(r"(?<=[.!?;])(?<!\.[a-z]\.)(?<!\bDr\.)(?<!\bvs\.)\s+|\s*\n\s*")
+SENTENCE_END = re.compile(r"(?<=[.!?])(?<!\.[a-z]\.)(?<!\bDr\.)(?<!\bvs\.)\s+|\s*\n\s*")
 
 # The patterns of negation and openness are searched in small letters.
 _HAVING = r"(?:\s+(?:having(?:\s+had)?|experiencing|any|ever|a|the|of|use of)\b)*"
@@ -25,7 +25,7 @@ _NEGATIVE = re.compile(
     r"was|were|could|can)(?: not|n['’]t)(?: (?:have|had|report|show|see|seen|note|describe|"
     r"complain of|reveal|demonstrate|"
     r"feel|suffer from))?|never (?:had|has|have)|never|cannot|nor|neither|no|not|ruled out|rules out|excludes?|lack of|"
-    rf"lacks|none of)\b{_HAVING}",
+    rf"lacks|none of|absent[^.;]{{0,20}}\bas (?:is|are|was|were)|absent and so (?:is|are))\b{_HAVING}",
 )
 _NO_NEGATION = re.compile(
     r"\b(?:no (?:further|new|more|other|longer|change|increase|worsening|doubt|improvement|known|question)"
@@ -56,7 +56,8 @@ _OPEN_BEFORE = re.compile(
     r"prevent\w*|prophylaxis|educat\w+|counsel\w*|differential|"
     r"versus|vs|less likely|unlikely|rather than|instead of|(?:grand)?(?:mother|father|"
     r"parents?)|brother|sister|siblings?|son|daughter|"
-    r"aunt|uncle|cousin|family|relatives?|previous(?:ly)?|prior|in the past|used to|would|alternative\w*|such as|e\.g|"
+    r"aunt|uncle|cousin|family(?! (?:confirms?|reports?|states?|notes?|says))|relatives?|"
+    r"previous(?:ly)?|prior|in the past|used to|would|alternative\w*|such as|e\.g|"
     r"causes? of|caused by|mimics?|can (?:cause|present|lead|show)|associated with|linked to|"
     r"not to|typical\w*|usual\w*|often|"
     r"patients with|people with|guidelines?|considered|excluding|improve[ds]?|resolv\w+|lessen\w*|less|reliev\w+)\b",
@@ -67,6 +68,8 @@ _OPEN_AFTER = re.compile(
     r"was considered|were considered|is considered|questionnaire|screening|risk|prophylaxis|"
     r"prevention|clinic|specialist|nurse)\b",
 )
+# "Fever and night sweats were denied": what shares its verb with the next.
+_LISTED = re.compile(r"(?:,? (?:and|or) |, )(?:[a-z-]+ ){0,2}[a-z-]+(?= (?:is|are|was|were|has|have|not)\b)")
 # "No fever, cough for three days": what is given a time of its own is not denied.
 _OWN_TIME = re.compile(r"\s+(?:for|since|over|x|starting|that began)\s+(?:the\s+)?(?:past|last)?\s*[\w-]+")
 
@@ -178,7 +181,10 @@ class Context:
 
     def is_denied(self, start: int, end: int) -> bool:
         """Whether what stands there is said not to be."""
-        if _NEGATIVE_AFTER.match(self.sentence, end):
+        listed_with = _LISTED.match(self.sentence, end)
+        if _NEGATIVE_AFTER.match(self.sentence, end) or (
+            listed_with and _NEGATIVE_AFTER.match(self.sentence, listed_with.end())
+        ):
             return True
         if not any(low <= start < high for low, high in self.denied):
             return False

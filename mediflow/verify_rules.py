@@ -9,7 +9,8 @@ from mediflow.facts import Medicine, PatientFacts
 from mediflow.mentions import Mention
 from mediflow.quantities import find_amounts, find_frequencies, is_near, to_amount
 from mediflow.verify import Rule, Sentence
-from mediflow.verify_values import allergies, dates, duration, follow_up, labs, person, social, vitals
+from mediflow.verify_labs import labs
+from mediflow.verify_values import allergies, dates, duration, follow_up, person, social, vitals
 
 _TAKES = re.compile(
     r"\b(?:takes?|taking|on|started|starts?|beg[iau]n|prescribed|prescription|receiv\w+|given|"
@@ -42,7 +43,15 @@ _DIAGNOSED = re.compile(
     r"\bhistory\b(?: of|\s*:)|\bknown\b|"
     r"\bconditions?\s*:|\bsuffers? from\b|\bproblem\s*:|\b(?:has|with|have) (?:a |an |"
     r"the )?(?:known )?$|\bunderlying\b|"
-    r"\bindicat(?:es?|ive of)\b|\bpoint(?:s|ing)? to\b|\bconfirm(?:s|ed)?\b|\bwas found to have\b|\blives with\b)",
+    r"\bindicat(?:es?|ive of)\b|\bpoint(?:s|ing)? to\b|\bconfirm(?:s|ed)?\b|\bwas found to have\b|\blives with\b|"
+    r"\bbackground of\b|\bcomorbid\w*\b|\bfits\b|\bpicture (?:is|was)(?: that)? of\b|"
+    r"\bcompatible with\b|\bin keeping with\b|"
+    r"\bsuggest(?:s|ive of)\b|\badmitted (?:with|for)\b)",
+    re.I,
+)
+_DIAGNOSED_BEHIND = re.compile(
+    r"(?: and [\w ]{3,40}?)?,?\s+(?:was|were|is|are|has been|"
+    r"have been)\s+(?:\w+ly\s+)?(?:diagnosed|confirmed|established)\b",
     re.I,
 )
 _NO_HISTORY = re.compile(
@@ -65,7 +74,8 @@ _SIZES = {
 }  # fmt: skip
 _SIZE = re.compile(rf"\b({'|'.join(_SIZES)})\b", re.I)
 _SIZE_AFTER = re.compile(
-    rf"^\s*(?:\w+\s+){{0,2}}?(?:is|was|appears|looks|,|:|being|described as)\s*(?:of\s+|"
+    rf"^(?:[\s\w]{{0,25}}[;,]\s*(?:it|which)\s+|\s*(?:\w+\s+){{0,2}}?)(?:is|was|appears|looks|"
+    rf",|:|being|described as)\s*(?:of\s+|"
     rf"rather\s+|quite\s+)?({'|'.join(_SIZES)})\b",
     re.I,
 )
@@ -104,7 +114,7 @@ def diagnosis(facts: PatientFacts, sentence: Sentence) -> None:
         if name is None or any(concept.name in also for concept in mention.concepts):
             continue
         known = any(concept.name in own for concept in mention.concepts)
-        cue = _DIAGNOSED.search(sentence.text[: mention.start])
+        cue = _DIAGNOSED.search(sentence.text[: mention.start]) or _DIAGNOSED_BEHIND.match(sentence.text, mention.end)
         if cue is not None and sentence.asserts(mention):
             sentence.compare("diagnosis", known, sentence.text[mention.start : mention.end], ", ".join(sorted(own)))
 

@@ -1,104 +1,12 @@
-"""Rules of `mediflow.verify` about figures and words that are values: measurements, age, times, habits, allergies."""
+"""Rules of `mediflow.verify` about the patient and the course: age, times, vital signs, habits, allergies, dates."""
 
 from __future__ import annotations
 
 import re
 
-from mediflow.facts import LabResult, PatientFacts
+from mediflow.facts import PatientFacts
 from mediflow.quantities import NUMBER, find_durations, is_near, is_rounded, to_number
 from mediflow.verify import Sentence
-
-
-def labs(facts: PatientFacts, sentence: Sentence) -> None:
-    """Value, unit and level of each measurement; a reference range is no value."""
-    if not any(mention.of("lab") for mention in sentence.mentions):
-        return
-    text = _REFERENCE.sub(lambda match: " " * len(match[0]), sentence.text)
-    for mention in sentence.mentions:
-        for lab in facts.labs:
-            if lab.name.lower() == mention.of("lab") and not sentence.context.is_open(mention.start, mention.end):
-                following = [one.start for one in sentence.mentions if one.start >= mention.end and one.of("lab")]
-                _one_lab(sentence, lab, text[: mention.start], text[mention.end : min([len(text), *following])])
-
-
-_RANGE = r"\d+(?:\.\d+)?\s*(?:to|-|–|and)\s*\d+(?:\.\d+)?"
-_REFERENCE = re.compile(
-    rf"[(\[,]?\s*\b(?:normal(?:ly)?|reference|ref\.?|target|goal|expected|"
-    rf"limits?)\b[^.;()]{{0,25}}?\b{_RANGE}[^\s,.;)]*(?:\s?[%\w/]+)?\s*[)\]]?"
-    rf"|[(\[]\s*{_RANGE}[^)\]]*[)\]]|[(\[]?\b(?:normal|reference|ref|target|"
-    rf"goal)\b[^.;()]{{0,12}}?[<>≤≥]\s*\d+(?:\.\d+)?[^)]{{0,10}}[)\]]?",
-    re.I,
-)
-_LEVELS = {
-    "high": "high", "elevated": "high", "raised": "high", "increased": "high", "above": "high", "up": "high",
-    "low": "low", "decreased": "low", "reduced": "low", "depressed": "low", "below": "low", "down": "low",
-    "normal": "normal", "unremarkable": "normal", "within": "normal",
-}  # fmt: skip
-_LEVEL = "|".join(_LEVELS)
-_GAP = (
-    r"(?:[\s:=,(–-]|\b(?:levels?|values?|counts?|results?|concentration|reading|was|is|were|"
-    r"are|of|at|came|comes|back|measured|found|to|be|as|"
-    r"reported|now|today|currently|still|mildly|markedly|significantly|slightly|clearly|very|"
-    r"and|a|an|the|with|read|stood|stands|"
-    r"returned|remains?|remained|in|serum|plasma|blood|flagged|noted|which|being|abnormally|"
-    r"high|elevated|raised|increased|low|decreased|reduced|normal)\b)*?"
-)
-_VALUE = re.compile(rf"^{_GAP}{NUMBER.pattern}\s*([%°]|[A-Za-zµμ]+(?:/[A-Za-z\d.]+)?)?")
-_LEVEL_AFTER = re.compile(
-    rf"^{_GAP}\b(?<!than )(not |never )?({_LEVEL})\b(?!er)(?! (?:mood|back|blood pressure))", re.I
-)
-_LEVEL_BEHIND = re.compile(
-    rf"^\s*[%\w/µμ.]*[\s,;:(–-]*(?:(?:which|that|and|this|is|was|a|i\.e\.,?|flagged|reported|"
-    rf"as|are|abnormally|clearly|mildly|markedly)\s+)*(not )?({_LEVEL})\b",
-    re.I,
-)
-_LEVEL_BEFORE = re.compile(
-    rf"\b(not |non-)?(?:an? |the |with )?({_LEVEL})\s+(?:serum |plasma |blood |urine |"
-    rf"level of |levels of |the |value of |value for )*$",
-    re.I,
-)
-_TIMES = re.compile(r"^(?:days?|weeks?|months?|years?|hours?|minutes?|times?|st|nd|rd|th|am|pm|mg|mcg|tablets?)$", re.I)
-
-
-def _one_lab(sentence: Sentence, lab: LabResult, before: str, after: str) -> None:
-    behind = after
-    match = _VALUE.match(after)
-    if match and lab.value is not None:
-        unit = (match[2] or "").replace("μ", "µ").replace("µ", "u")
-        true_unit = lab.unit.replace("μ", "µ").replace("µ", "u")
-        if not (_TIMES.match(unit) and unit.lower() != true_unit.lower()):
-            behind = after[match.end(1) :]
-            same_unit = unit.lower() == true_unit.lower() or not _is_unit(unit)
-            agrees = is_rounded(match[1], lab.value) or to_number(match[1]) == lab.value
-            if same_unit:
-                sentence.compare(
-                    "lab_value", agrees, f"{lab.name} {match[1]} {unit}".strip(), f"{lab.value:g} {lab.unit}"
-                )
-            elif to_number(match[1]) == lab.value:
-                sentence.compare("unit", False, f"{lab.name} {match[1]} {unit}", f"{lab.value:g} {lab.unit}")
-    elif lab.value is not None:
-        amount = re.search(
-            rf"({NUMBER.pattern})\s*{re.escape(lab.unit)}\s*(?:of|for|in)?\s*(?:the |serum |plasma )*$", before, re.I
-        )
-        if amount:
-            agrees = is_rounded(amount[1], lab.value)
-            sentence.compare("lab_value", agrees, f"{lab.name} {amount[1]}", f"{lab.value:g} {lab.unit}")
-    if lab.level:
-        level = (
-            _LEVEL_AFTER.match(after)
-            or (_LEVEL_BEHIND.match(behind) if behind is not after else None)
-            or _LEVEL_BEFORE.search(before)
-        )
-        if level and not re.match(
-            r"\s*(?:normal|reference)?\s*(?:range|limits?)?\s*(?:of\s*)?\d", after[level.end() :]
-        ):
-            said = _LEVELS[level[2].lower()]
-            agrees = (said != lab.level) if level[1] else (said == lab.level)
-            sentence.compare("lab_flag", agrees, f"{lab.name} {level[1] or ''}{said}", lab.level)
-
-
-def _is_unit(text: str) -> bool:
-    return "/" in text or text.lower() in {"%", "mmhg", "ratio", "mm", "u", "iu", "units"}
 
 
 def _is_timed(sentence: Sentence) -> bool:
@@ -147,9 +55,11 @@ def follow_up(facts: PatientFacts, sentence: Sentence) -> None:
     if re.search(r"\b(?:ago|if|in case|every|each|sutures?|history|previous|last)\b", sentence.text, re.I):
         return
     for length, start, end in find_durations(sentence.text):
-        if re.search(r"\b(?:for|of|past|last|since)\s+(?:the\s+)?$", sentence.text[:start], re.I) or re.match(
-            r"\s*(?:of|history)\b", sentence.text[end:]
-        ):
+        if re.search(
+            r"(?<!made )(?<!booked )(?<!visit )(?<!due )\b(?:for|of|past|last|since)\s+(?:the\s+)?$",
+            sentence.text[:start],
+            re.I,
+        ) or re.match(r"\s*(?:of|history)\b", sentence.text[end:]):
             continue
         slack = 2 if length.unit == "month" else 0
         agrees = abs(length.days - (facts.follow_up_days or 0)) <= slack
@@ -172,14 +82,14 @@ _MALE = {"man", "men", "male", "gentleman", "boy", "m"}
 
 def person(facts: PatientFacts, sentence: Sentence) -> None:
     """Age and sex of the patient, not of a relative."""
-    if "old" not in sentence.low and "age" not in sentence.low and "y" not in sentence.low:
+    if sentence.words.isdisjoint({"at", "age", "aged"}) and "y" not in sentence.low:
         return
     for match in _AGE.finditer(sentence.text):
         if _RELATIVE.search(sentence.text) or re.search(
             r"\b(?:at|since|from|until)\s+(?:the )?$", sentence.text[: match.start()]
         ):
             continue
-        said = match[1] or match[3]
+        said = match[1] or match[3] or match[4]
         if facts.age is not None:
             sentence.compare("age", int(said) == facts.age, f"age {said}", f"age {facts.age}")
         if match[2] and facts.sex.lower() in _FEMALE | _MALE:
@@ -190,7 +100,7 @@ def person(facts: PatientFacts, sentence: Sentence) -> None:
 _VITALS = {
     "temperature": re.compile(r"\b(?:temperature|temp|febrile (?:at|to)|fever (?:of|at))\b", re.I),
     "pulse": re.compile(r"\b(?:pulse(?! ox)|heart rate|HR)\b", re.I),
-    "blood pressure": re.compile(r"\b(?:blood pressure|BP)\b", re.I),
+    "blood pressure": re.compile(r"\b(?:(?:blood )?pressure|BP)\b", re.I),
     "respiratory rate": re.compile(r"\b(?:respiratory rate|respirations?|RR|breathes)\b", re.I),
     "oxygen saturation": re.compile(r"\b(?:(?:oxygen )?saturation|SpO2|O2 sats?|sats?|pulse ox\w*)\b", re.I),
     "weight": re.compile(r"\b(?:weight|weighs)\b", re.I),
@@ -220,7 +130,11 @@ _POUNDS = re.compile(r"^\s*(?:lbs?|pounds)\b", re.I)
 def vitals(facts: PatientFacts, sentence: Sentence) -> None:
     """Measured vital signs; goals and limits are none."""
     text = sentence.text
-    if _VITAL_WORDS.isdisjoint(sentence.words) or not any(map(str.isdigit, text)) or _AIMED.search(text):
+    if (
+        _VITAL_WORDS.isdisjoint(sentence.words)
+        or not any(map(str.isdigit, text))
+        or _AIMED.search(_PRESSURE.sub(" ", text))
+    ):
         return
     for name, true in facts.vitals.items():
         cue = _VITALS.get(name)
@@ -250,7 +164,9 @@ def _same_vital(said: str, rest: str, true: float) -> bool:
 
 
 # Not the heading "Medications and Allergies:".
-_ALLERGIC_TO = re.compile(r"(?<!and )\ballerg(?:ic to|y to|ies to|ies include|ies\s*:|y\s*:|en\s*:)", re.I)
+_ALLERGIC_TO = re.compile(
+    r"(?<!and )\ballerg(?:ic to|y to|ies to|ies include|ies\s*:|y\s*:|en\s*:)|\breact(?:s|ed|ions?) to\b", re.I
+)
 _ALLERGY_BEHIND = re.compile(r"[\s-]*allerg", re.I)
 _NO_ALLERGY = re.compile(
     r"\b(?:no (?:known )?(?:drug |medication |food )?allerg\w+|den(?:ies|ied) (?:any |"
@@ -263,7 +179,7 @@ _NO_ALLERGY = re.compile(
 def allergies(facts: PatientFacts, sentence: Sentence) -> None:
     """Whether there are allergies, and to what."""
     text = sentence.text
-    if "allerg" not in sentence.low and "NK" not in text:
+    if "allerg" not in sentence.low and "NK" not in text and "react" not in sentence.low:
         return
     if _NO_ALLERGY.search(text):
         sentence.compare("allergy", False, "no allergies", ", ".join(facts.allergies))
