@@ -77,34 +77,56 @@ def run_calls(
     return asyncio.run(calls.run(description, total, credentialed=credentialed))
 
 
-def summarise(rows: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """Usage totals over journal rows: calls, failed, attempts, prompt_tokens, completion_tokens, cost."""
-    total: dict[str, Any] = dict.fromkeys(("calls", "failed", "attempts", "prompt_tokens", "completion_tokens"), 0)
-    cost = 0.0
-    for row in rows:
-        total["calls"] += 1
-        total["failed"] += row["error"] is not None
-        total["attempts"] += row["attempts"]
-        cost += row["cost"]
+class Summary:
+    """Totals over journal rows that are added one by one, so that one pass over a large journal gives all."""
+
+    def __init__(self) -> None:
+        """Nothing yet."""
+        self.counts = dict.fromkeys(("calls", "failed", "attempts", "prompt_tokens", "completion_tokens"), 0)
+        self.cost = 0.0
+        self.last_error = ""
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Count a row."""
+        counts = self.counts
+        counts["calls"] += 1
+        counts["attempts"] += row["attempts"]
         for name in ("prompt_tokens", "completion_tokens"):
-            total[name] += row["usage"].get(name, 0)
-    return {**total, "cost": round(cost, 6)}
+            counts[name] += row["usage"].get(name, 0)
+        self.cost += row["cost"]
+        if row["error"]:
+            counts["failed"] += 1
+            self.last_error = row["error"]
+
+    def facts(self) -> dict[str, Any]:
+        """Calls, failed, attempts, prompt_tokens, completion_tokens, cost."""
+        return {**self.counts, "cost": round(self.cost, 6)}
+
+    def refuse_silence(self, allowed_share: float) -> None:
+        """UserError where more than a share of the calls have no answer: the next run can mend them."""
+        calls, failed = self.counts["calls"], self.counts["failed"]
+        if failed > allowed_share * calls:
+            raise UserError(
+                f"{failed} of {calls} calls had no answer, the last with: {self.last_error}; run again to "
+                "try those once more, or raise allow_failed to go on without them"
+            )
+
+
+def summarise(rows: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Usage totals over journal rows; see `Summary`."""
+    return _summary(rows).facts()
 
 
 def refuse_silence(rows: Iterable[dict[str, Any]], allowed_share: float) -> None:
-    """UserError where more than a share of the calls have no answer: left unfinished, the next run can mend them."""
-    calls = silent = 0
-    last = ""
+    """UserError where more than a share of the calls have no answer; see `Summary`."""
+    _summary(rows).refuse_silence(allowed_share)
+
+
+def _summary(rows: Iterable[dict[str, Any]]) -> Summary:
+    summary = Summary()
     for row in rows:
-        calls += 1
-        if row["error"]:
-            silent += 1
-            last = row["error"]
-    if silent > allowed_share * calls:
-        raise UserError(
-            f"{silent} of {calls} calls had no answer, the last with: {last}; run again to "
-            "try those once more, or raise allow_failed to go on without them"
-        )
+        summary.add(row)
+    return summary
 
 
 class _Queue:
@@ -239,6 +261,7 @@ class _Calls:
     def _stop_all(self, error: UserError) -> None:
         if self.stop is None:
             self.stop = error
+            # Those that wait need not hear it from the endpoint, one by one.
             for queue in self.queues.values():
                 if isinstance(queue.chat, Stoppable):
                     queue.chat.stop(str(error))

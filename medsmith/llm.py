@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
-from medsmith.calls import refuse_silence, run_calls, summarise
+from medsmith.calls import Summary, refuse_silence, run_calls, summarise
 from medsmith.chat import (
     BulkChat,
     Chat,
@@ -57,6 +57,7 @@ __all__ = [
     "Journal",
     "Message",
     "Price",
+    "Summary",
     "TeacherConfig",
     "chat_request",
     "open_teacher",

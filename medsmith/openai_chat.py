@@ -207,8 +207,6 @@ class OpenAIChat:
             if isinstance(outcome, dict):
                 return outcome
             if outcome.stop is not None:
-                # Those that wait need not hear it from the endpoint, one by one.
-                self._stop = outcome.stop
                 raise Stopped(outcome.stop)
             if outcome.at_once:
                 continue
