@@ -10,6 +10,7 @@ from typing import Any, Literal
 ReplyForm = Literal["tagged", "json"]
 
 _FENCE = re.compile(r"\A```[a-z]*\n(.*)\n```\Z", re.DOTALL)
+_BETWEEN = {tag: re.compile(rf"<{tag}>(.*?)</{tag}>", re.DOTALL) for tag in ("input", "output")}
 _ANY_TAG = re.compile(r"</?(?:instruction|examples|example|input|output)>")
 
 
@@ -111,10 +112,10 @@ def _tagged_group(piece: str, parts: tuple[str, ...]) -> Generated:
 def _tagged_example(number: int, body: str, parts: tuple[str, ...]) -> Example | str:
     values = {"input": ""}
     for tag in parts:
-        if body.count(f"<{tag}>") != 1 or body.count(f"</{tag}>") != 1:
-            complete = min(body.count(f"<{tag}>"), body.count(f"</{tag}>"))
-            return f"{complete} complete <{tag}> parts instead of one"
-        value = strip_fence(body[body.index(f"<{tag}>") + len(tag) + 2 :].partition(f"</{tag}>")[0])
+        found = _BETWEEN[tag].findall(body)
+        if len(found) != 1:
+            return f"{len(found)} complete <{tag}> parts instead of one"
+        value = strip_fence(found[0])
         if not value:
             return f"the <{tag}> is empty"
         if "<" in value and _ANY_TAG.search(value):

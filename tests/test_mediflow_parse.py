@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import pytest
 
-from mediflow.parse import Example, parse_generated, strip_fence
+from mediflow.parse import Example, Generated, Parsed, parse_reply, strip_fence
 from mediflow.validate import check_json
+
+
+def one_of(parsed: Parsed) -> Generated:
+    """The only instruction of a reply that is of use."""
+    assert parsed.reason is None
+    [group] = parsed.groups
+    return group
+
 
 ONE = "<example><input>in</input><output>out</output></example>"
 
@@ -30,7 +41,7 @@ def reply(examples: str, instruction: str = "<instruction>Do it.</instruction>")
 )  # fmt: skip
 def test_good_replies(text: str, pairs: list[tuple[str, str]]) -> None:
     """The instruction and every pair are read, without surrounding prose, fences or blanks."""
-    generated = parse_generated(text)
+    generated = one_of(parse_reply(text))
     assert (generated.instruction, generated.reason, generated.broken) == ("Do it.", None, [])
     assert generated.examples == [Example(n, a, b) for n, (a, b) in enumerate(pairs)]
 
@@ -40,9 +51,8 @@ def test_good_replies(text: str, pairs: list[tuple[str, str]]) -> None:
     [
         ("", "empty reply"),
         ("  \n", "empty reply"),
-        ("I cannot help with that.", "0 complete <instruction> parts"),
-        ("<instruction>Do it.\n<examples>" + ONE + "</examples>", "0 complete <instruction> parts"),
-        (reply(ONE) + reply(ONE), "2 complete <instruction> parts"),
+        ("I cannot help with that.", "no complete <instruction>"),
+        ("<instruction>Do it.\n<examples>" + ONE + "</examples>", "no complete <instruction>"),
         (reply(ONE, "<instruction> </instruction>"), "the <instruction> is empty"),
         (reply(ONE, "<instruction>Use <input> well.</instruction>"), "tags inside the <instruction>"),
         (reply(""), "no <example>"),
@@ -51,10 +61,10 @@ def test_good_replies(text: str, pairs: list[tuple[str, str]]) -> None:
 )
 def test_replies_of_no_use(text: str, reason: str) -> None:
     """Each has a reason and no example."""
-    generated = parse_generated(text)
-    assert generated.reason is not None
-    assert generated.reason.startswith(reason)
-    assert generated.examples == []
+    parsed = parse_reply(text)
+    assert parsed.reason is not None
+    assert parsed.reason.startswith(reason)
+    assert parsed.groups == []
 
 
 @pytest.mark.parametrize(
@@ -70,12 +80,77 @@ def test_replies_of_no_use(text: str, reason: str) -> None:
 )
 def test_a_broken_example_does_not_cost_the_others(bad: str, reason: str) -> None:
     """The example is kept apart as it was written; those before it stand."""
-    generated = parse_generated(reply(ONE + bad))
+    generated = one_of(parse_reply(reply(ONE + bad)))
     if reason == "1 complete":
         # A tag of ours inside an output.
         reason = "tags inside the <output>"
     assert [example.number for example in generated.examples] == [0]
     assert [(one.number, one.reason.startswith(reason)) for one in generated.broken] == [(1, True)]
+
+
+def test_each_instruction_has_its_own_examples() -> None:
+    """Of three instructions the second is torn: it is kept apart as it was written, and costs the others nothing."""
+    torn = "<instruction>Two.<examples>" + ONE
+    parsed = parse_reply(reply(ONE) + torn + reply(ONE * 2, "<instruction>Three.</instruction>"))
+    assert parsed.reason is None
+    assert [group.instruction for group in parsed.groups] == ["Do it.", "", "Three."]
+    assert [len(group.examples) for group in parsed.groups] == [1, 0, 2]
+    assert parsed.groups[1].reason == "the <instruction> is not closed"
+    assert parsed.groups[1].text == "Two.<examples>" + ONE
+
+
+def test_examples_of_given_inputs_have_an_output_only() -> None:
+    """Without inputs to read, the output is all of an example; one that is missing is still missing."""
+    parsed = parse_reply(reply("<example><output>a</output></example><example>b</example>"), inputs=False)
+    group = one_of(parsed)
+    assert group.examples == [Example(0, "", "a")]
+    assert [one.reason for one in group.broken] == ["0 complete <output> parts instead of one"]
+
+
+def as_json(*examples: Any, instruction: Any = "Do it.") -> str:
+    return json.dumps({"instructions": [{"instruction": instruction, "examples": list(examples)}]})
+
+
+@pytest.mark.parametrize(
+    ("text", "pairs"),
+    [
+        (as_json({"input": "in", "output": "out"}), [("in", "out")]),
+        (as_json({"input": "in", "output": {"a": "é"}}), [("in", '{"a": "é"}')]),
+        # An endpoint that does not keep to the schema may write the object as a text.
+        (as_json({"input": "in", "output": '{"a": 1}'}), [("in", '{"a": 1}')]),
+        ("```json\n" + as_json({"input": " in ", "output": [1]}) + "\n```", [("in", "[1]")]),
+    ],
+)
+def test_replies_in_json(text: str, pairs: list[tuple[str, str]]) -> None:
+    """Outputs are texts, or values that are written as JSON."""
+    group = one_of(parse_reply(text, "json"))
+    assert [(one.input, one.output) for one in group.examples] == pairs
+
+
+def test_what_is_broken_of_a_reply_in_json() -> None:
+    """An example at a time where that is possible, an instruction at a time, or all of it."""
+    group = one_of(
+        parse_reply(as_json({"input": "a", "output": "b"}, {"input": "c"}, 3, {"input": "", "output": "d"}), "json")
+    )
+    assert [one.number for one in group.examples] == [0]
+    assert [one.reason for one in group.broken] == [
+        'no text under "output"',
+        "the example is no JSON object",
+        'the "input" is empty',
+    ]
+    assert parse_reply(as_json(), "json").reason == 'no list under "examples"'
+    assert (
+        parse_reply(as_json({"input": "a", "output": "b"}, instruction=None), "json").reason
+        == 'no text under "instruction"'
+    )
+    assert parse_reply("[]", "json").reason == 'no JSON object with a list "instructions"'
+    assert str(parse_reply('{"instructions": [', "json").reason).startswith("not valid JSON")
+
+
+def test_half_a_character_is_no_text() -> None:
+    """JSON can spell a lone surrogate, no file can hold it: it is replaced where it stands."""
+    parsed = parse_reply(reply("<example><input>a\ud800b</input><output>c</output></example>"))
+    assert one_of(parsed).examples == [Example(0, "a\ufffdb", "c")]
 
 
 SCHEMA = {

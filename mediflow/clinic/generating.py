@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from mediflow.clinic.answers import ask
@@ -63,14 +63,14 @@ def generate(request: dict[str, Any], rng: random.Random) -> str:
     said: set[str] = set()
     for _ in range(request.get("instructions", 1)):
         if passages is not None:
-            kind, exchanges = _of_passages(task, passages, rng)
+            stock, kind, exchanges = _of_passages(task, passages, rng)
             if not exchanges:
                 return f"The simulated teacher does not know how to do {task.title} on a text of others."
         else:
             assert document is not None, "looked at above"
             kind, exchanges = _of_patients(task, document, request, len(groups) * request["examples"], rng)
         title = document.title.lower() if document else "document"
-        instruction = _instruction(task, kind, title, request["output_format"], said, rng)
+        instruction = _instruction(task, stock, kind, title, request["output_format"], said, rng)
         groups.append((instruction, exchanges))
     return _written(groups, request, inputs=passages is None)
 
@@ -102,13 +102,14 @@ def _of_patients(
     return kind, exchanges
 
 
-def _instruction(task: TaskType, kind: str, title: str, form: str, said: set[str], rng: random.Random) -> str:
-    """One of the task's instructions in a wording that the call does not have yet."""
+def _instruction(
+    task: TaskType, stock: Sequence[str], kind: str, title: str, form: str, said: set[str], rng: random.Random
+) -> str:
+    """One of the stock of instructions in a wording that the call does not have yet."""
     for _ in range(100):
         who = rng.choice(PEOPLE)
         opening = rng.choice(OPENINGS).format(who=who, who_=f"{who[0].upper()}{who[1:]}", title=title)
-        asked = rng.choice(task.instructions).format(kind=kind).strip()
-        asked += f" {kind}" if kind.endswith("?") else ""
+        asked = rng.choice(stock).format(kind=kind).strip()
         if form == "json":
             keys = ", ".join(f'"{key}"' for key in task.schema["properties"])
             asked += f" Reply with a JSON object with the key {keys}."
@@ -144,14 +145,14 @@ def _written(groups: list[tuple[str, list[Exchange]]], request: dict[str, Any], 
     return "\n".join(written)
 
 
-def _of_passages(task: TaskType, passages: list[str], rng: random.Random) -> tuple[str, list[Exchange]]:
+def _of_passages(task: TaskType, passages: list[str], rng: random.Random) -> tuple[Sequence[str], str, list[Exchange]]:
     """What can be answered about any text by extraction; nothing for the other tasks, or where a text is too short."""
     if task.name not in EXTRACTIONS:
-        return "", []
-    kinds, extract = EXTRACTIONS[task.name]
+        return (), "", []
+    kinds, extract, stock = EXTRACTIONS[task.name]
     kind = rng.choice(kinds)
     exchanges = [extract(passage, kind) for passage in passages]
-    return kind, [one for one in exchanges if one is not None] if None not in exchanges else []
+    return stock, kind, [one for one in exchanges if one is not None] if None not in exchanges else []
 
 
 def _sentences(text: str) -> list[str]:
@@ -197,8 +198,29 @@ ENTITIES: dict[str, Callable[[], str]] = {
     "symptoms": lambda: _named([symptom for disease in load_knowledge() for symptom in disease.symptoms]),
     "numbers": lambda: r"\d+(?:\.\d+)?",
 }
-EXTRACTIONS: dict[str, tuple[list[str], Callable[[str, str], Exchange | None]]] = {
-    "summarization": ([""], _summary),
-    "question_answering": (list(QUESTIONS), _answer),
-    "named_entity_recognition": (list(ENTITIES), _entities),
+EXTRACTIONS: dict[str, tuple[list[str], Callable[[str, str], Exchange | None], tuple[str, ...]]] = {
+    "summarization": (
+        [""],
+        _summary,
+        (
+            "Give the gist of the text by its opening sentence, of a long text by the first two, word for word.",
+            "Sum up by quoting: the first sentence, and the second too where the text has more than six.",
+        ),
+    ),
+    "question_answering": (
+        list(QUESTIONS),
+        _answer,
+        (
+            "{kind} Answer from the text alone, or with none.",
+            "Answer this of the text, with none if it says nothing: {kind}",
+        ),
+    ),
+    "named_entity_recognition": (
+        list(ENTITIES),
+        _entities,
+        (
+            "List the {kind} that the text names, separated by semicolons, or none.",
+            "Which {kind} does the text name? Copy each once, separated by semicolons, or write none.",
+        ),
+    ),
 }
