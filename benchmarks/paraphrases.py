@@ -1,6 +1,7 @@
-"""A simulated patient in other words than the clinic's own: what the verifier meets in a real teacher's prose.
+"""A simulated patient in other words than the clinic's own, nearer to what the verifier meets in a teacher's prose.
 
-Written without the verifier's rules at hand. Each topic is a list of wordings; slots are filled from the patient.
+Each topic is a list of wordings; slots are filled from the patient. The rules were mended once on WORDINGS (before that:
+recall 82 %, precision 74 % with 40 % planted); LATER_WORDINGS shows what they do with wordings not seen before.
 """
 
 from __future__ import annotations
@@ -98,6 +99,70 @@ WORDINGS: dict[str, list[str]] = {
         "An appointment was made for {weeks} weeks after discharge.",
     ],
 }
+LATER_WORDINGS: dict[str, list[str]] = {
+    "presentation": [
+        "I saw a {sex} of {age} whose {s0} started {days} days ago.",
+        "Chief complaint: {s0} x {days} days. Age: {age}.",
+        "This {age} year old {gender} describes {days} days of {s0}.",
+    ],
+    "symptom": [
+        "There has also been {s1}.",
+        "{S1} accompanies this.",
+        "Complains of {s1} too.",
+        "Other symptoms: {s1}.",
+    ],
+    "denial": [
+        "No {d0}, no {d1}.",
+        "There was never any {d0}.",
+        "{D0} and {d1} are denied.",
+        "Without {d0} or {d1}.",
+        "The patient says that there is no {d0}.",
+    ],
+    "treatment": [
+        "Started {drug} ({dose} {unit}, {frequency}) for {disease}.",
+        "I prescribed {dose} {unit} {drug} {frequency} to treat {disease}.",
+        "Medication list: {drug} {dose} {unit} {frequency}.",
+        "For {disease} the patient uses {drug} {dose} {unit} {frequency}.",
+        "{Drug} ({disease}): {dose} {unit}, {frequency}.",
+    ],
+    "lab": [
+        "Labs: {lab} {value} {lab_unit}.",
+        "{Lab} = {value} {lab_unit}, which is {level}.",
+        "Her {lab} turned out {level} ({value} {lab_unit}).",
+        "Notable for a {lab} of {value} {lab_unit}.",
+    ],
+    "vital": [
+        "Vitals: T {temperature} C, P {pulse}, BP {systolic}/{diastolic} mmHg.",
+        "The patient had a temperature of {temperature} C, a pulse of {pulse} and a blood pressure of "
+        "{systolic}/{diastolic}.",
+    ],
+    "imaging": [
+        "The {side} side shows a {size} {finding}.",
+        "Radiology describes a {size} {finding} ({side}).",
+        "{Finding}: {size}, {side}.",
+    ],
+    "no_imaging": ["{Absent} is not seen.", "There is no {absent}.", "Radiology found no sign of {absent}."],
+    "diagnosis": [
+        "My diagnosis is {main}.",
+        "Working diagnosis: {main}, {code}.",
+        "The patient was told that it is {main}.",
+        "Discharge diagnosis {code} {main}.",
+    ],
+    "history": ["PMH: {others}.", "Past illnesses: {others}.", "The patient also lives with {others}."],
+    "allergy": [
+        "{Allergy} causes an allergic reaction.",
+        "Allergic: {allergy}.",
+        "The patient has a {allergy} allergy.",
+    ],
+    "follow_up": [
+        "See again in {weeks} weeks.",
+        "RTC {weeks} weeks.",
+        "Next visit: {follow_days} days.",
+        "The patient should come to {specialty} in {weeks} weeks.",
+    ],
+}
+"""Written after the rules had been mended on WORDINGS, and measured without mending them again."""
+
 FREQUENCIES = {
     "daily": ("once daily", "every morning", "qd", "once a day"),
     "twice daily": ("b.i.d.", "every 12 hours", "two times a day", "BID"),
@@ -109,11 +174,11 @@ LEVELS = {"high": ("elevated", "raised", "high"), "low": ("reduced", "low"), "no
 AROUND = {"high": "above", "low": "below", "normal": "within"}
 
 
-def paraphrase(patient: Patient, rng: random.Random) -> str:
-    """Eight of the topics, in an order of their own, on one to three lines."""
-    topics = [topic for topic in WORDINGS if topic != "history" or len(patient.diseases) > 1]
+def paraphrase(patient: Patient, rng: random.Random, wordings_of: dict[str, list[str]] = WORDINGS) -> str:
+    """Eight of the topics in an order of their own, in one paragraph or a line each."""
+    topics = [topic for topic in wordings_of if topic != "history" or len(patient.diseases) > 1]
     topics = [topic for topic in topics if topic != "imaging" or patient.main.finding]
-    wordings = {topic: rng.choice(WORDINGS[topic]) for topic in topics}
+    wordings = {topic: rng.choice(wordings_of[topic]) for topic in topics}
     chosen = rng.sample(topics, 8)
     slots = _slots(patient, rng)
     return rng.choice((" ", "\n")).join(wordings[topic].format_map(slots) for topic in chosen)
@@ -135,7 +200,7 @@ def _slots(p: Patient, rng: random.Random) -> dict[str, Any]:
         "others": others, "allergy": p.allergy, "weeks": p.follow_up_weeks, "follow_days": 7 * p.follow_up_weeks,
         "specialty": p.main.specialty, **_regimen(medication, rng),
     }  # fmt: skip
-    for name in ("s0", "s1", "d0", "d1", "drug", "disease", "lab", "finding", "absent", "others"):
+    for name in ("s0", "s1", "d0", "d1", "drug", "disease", "lab", "finding", "absent", "others", "allergy"):
         value = str(slots[name])
         slots[name.capitalize()] = value[:1].upper() + value[1:]
     return slots

@@ -21,9 +21,11 @@ from medsmith.errors import UserError
 _LONG_NUMBER = re.compile(r"\d{16}")
 _EXACT = 2**53
 
-# How the front is told what stands behind a keyword. Left out on purpose, so that the authority decides alone: pattern
-# and patternProperties (regular expressions of another dialect), multipleOf (other rounding), format and content*
-# (what is asserted is a setting), $dynamicRef, $anchor, $id and $ref elsewhere, and whatever is not listed.
+# Which keywords the front may judge. Left out on purpose, so that the authority decides alone: patternProperties and
+# most of pattern (regular expressions of another dialect), multipleOf (other rounding), format and content* (what is
+# asserted is a setting), $dynamicRef, $anchor, $id and $ref elsewhere, and whatever is not listed.
+# Literal ASCII, classes of it, quantifiers, groups and anchors mean the same in both dialects.
+_SAME_PATTERN = re.compile(r"(?:[A-Za-z0-9 _/,^$|)?*+{}-]|\((?!\?)|\[[A-Za-z0-9 _-]+\]|\\\.)*")
 # fmt: off
 _PLAIN = {
     "type", "required", "enum", "const", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "minLength",
@@ -117,6 +119,8 @@ def is_plain(schema: Any) -> bool:
             good = isinstance(inner, list) and all(map(is_plain, inner))
         elif key in _NAMED:
             good = isinstance(inner, dict) and all(map(is_plain, inner.values()))
+        elif key == "pattern":
+            good = isinstance(inner, str) and _SAME_PATTERN.fullmatch(inner) is not None
         elif key == "$ref":
             # Only into $defs of the same text: a pointer may lead to a place where no schema was looked at.
             good = isinstance(inner, str) and re.fullmatch(r"#/\$defs/[\w-]+", inner) is not None
@@ -156,12 +160,19 @@ def _fast_parser() -> Callable[[str], Any] | None:
     return orjson.loads
 
 
-def _key(schema: dict[str, Any]) -> bytes:
+@cache
+def _dumper() -> Callable[[Any], bytes]:
     try:
         import orjson
+    except ImportError:
+        return lambda value: json.dumps(value).encode()
+    return orjson.dumps
 
-        return orjson.dumps(schema)
-    except (ImportError, TypeError):  # no orjson, or an integer of more than 64 bits
+
+def _key(schema: dict[str, Any]) -> bytes:
+    try:
+        return _dumper()(schema)
+    except TypeError:  # an integer of more than 64 bits
         return json.dumps(schema).encode()
 
 
