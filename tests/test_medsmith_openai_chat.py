@@ -213,10 +213,12 @@ def test_what_the_real_transport_meets_has_its_right_name(answer: bytes | None, 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         if answer is None:
-            await asyncio.sleep(2)
+            while await reader.read(4096):
+                pass  # until the client gives up
         else:
             writer.write(answer)
         writer.close()
+        await writer.wait_closed()
 
     async def play() -> ChatError:
         server = await asyncio.start_server(serve, "127.0.0.1", 0)
@@ -232,6 +234,9 @@ def test_what_the_real_transport_meets_has_its_right_name(answer: bytes | None, 
         finally:
             await chat.close()
             server.close()
+            await server.wait_closed()
+            # The last connection is closed in the next turns of the loop.
+            await asyncio.sleep(0.01)
         return error.value
 
     error = asyncio.run(play())
