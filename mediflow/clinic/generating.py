@@ -68,6 +68,7 @@ def generate(request: dict[str, Any], rng: random.Random) -> str:
                 return f"The simulated teacher does not know how to do {task.title} on a text of others."
         else:
             assert document is not None, "looked at above"
+            stock = task.instructions
             kind, exchanges = _of_patients(task, document, request, len(groups) * request["examples"], rng)
         title = document.title.lower() if document else "document"
         instruction = _instruction(task, stock, kind, title, request["output_format"], said, rng)
