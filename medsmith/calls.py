@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from contextlib import contextmanager
 from typing import Any
 
 from medsmith.chat import (
@@ -74,7 +76,8 @@ def run_calls(
     if total is None and isinstance(requests, Sized):
         total = len(requests)
     calls = _Calls(requests, chat, journal, concurrency, follow_up)
-    return asyncio.run(calls.run(description, total, credentialed=credentialed))
+    with _seldom_collected():
+        return asyncio.run(calls.run(description, total, credentialed=credentialed))
 
 
 class Summary:
@@ -127,6 +130,17 @@ def _summary(rows: Iterable[dict[str, Any]]) -> Summary:
     for row in rows:
         summary.add(row)
     return summary
+
+
+@contextmanager
+def _seldom_collected() -> Iterator[None]:
+    """Look for cyclic garbage after 50,000 new objects instead of 700, which costs a sixth of a run's CPU."""
+    before = gc.get_threshold()
+    gc.set_threshold(50_000, *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 class _Queue:
