@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 VERSION = 1
 """Raised when the index is built otherwise: older ones are made anew."""
+MEMORY = "2GB"
 CRITERIA = ("quality", "alignment", "coherence", "realism", "difficulty")
 TEXTS = ("instruction", "input", "output", "rejected_output")
 CELL = ("task_type", "input_data", "output_format", "difficulty_level")
@@ -32,7 +33,7 @@ ABOUT = {
     "checked": "INTEGER", "contradicted": "INTEGER",
 }  # fmt: skip
 GENERATED = ABOUT | dict.fromkeys((*CELL, "instruction", "input", "output"), "VARCHAR")
-LINKS = ("call_id", "facts_id", "teacher")
+LINKS = ("instruction_id", "call_id", "facts_id", "teacher")
 LEDGER = {
     "id": "VARCHAR", "call_id": "VARCHAR", "status": "VARCHAR", "reason": "VARCHAR", "of": "VARCHAR",
     "similarity": "DOUBLE", "text": "VARCHAR", "facts_id": "VARCHAR", "teacher": "VARCHAR", "task_type": "VARCHAR",
@@ -53,13 +54,13 @@ class Sources:
     curate_ledger: Path | None = None
     instructions: tuple[Path, ...] = ()
     ledger: tuple[Path, ...] = ()
-    facts: Path | None = None
-    scores: Path | None = None
+    facts: tuple[Path, ...] = ()
+    scores: tuple[Path, ...] = ()
 
     def files(self) -> list[Path]:
         """Every file, in a fixed order."""
-        single = [path for path in (self.dropped, self.curate_ledger, self.facts, self.scores) if path]
-        return [*self.rows, *self.instructions, *self.ledger, *single]
+        single = [path for path in (self.dropped, self.curate_ledger) if path]
+        return [*self.rows, *single, *self.instructions, *self.ledger, *self.facts, *self.scores]
 
 
 def find_sources(folder: Path, generated: Path | None = None, judged: Path | None = None) -> Sources:
@@ -69,30 +70,31 @@ def find_sources(folder: Path, generated: Path | None = None, judged: Path | Non
         UserError: not a finished curate or generate folder, or a folder given for it is none.
     """
     record = run.require_finished(folder)
-    made_from = record.get("inputs", {})
-    judged = judged or _existing(made_from.get("judged"), "scores.jsonl")
-    if judged is not None and not (judged / "scores.jsonl").is_file():
-        raise UserError(f"judged: {judged} holds no scores.jsonl; give a folder of mediflow.judge")
-    scores = judged / "scores.jsonl" if judged else None
+    judges = [judged] if judged else _made_from(record, "judged", "scores.jsonl")
+    for one in judges:
+        if not (one / "scores.jsonl").is_file():
+            raise UserError(f"judged: {one} holds no scores.jsonl; give a folder of mediflow.judge")
     shards = tuple(sorted((folder / "data").glob("*.parquet")))
-    origin = folder if not shards else generated or _existing(made_from.get("generated"), "instructions")
-    if origin is not None and not (origin / "instructions").is_dir():
-        if not shards:
-            raise UserError(
-                f"{folder} holds neither data/*.parquet nor instructions/; give a curate or generate folder"
-            )
-        raise UserError(f"generated: {origin} holds no instructions/; give a folder of mediflow.generate")
+    if not shards and not (folder / "instructions").is_dir():
+        raise UserError(f"{folder} holds neither data/*.parquet nor instructions/; give a curate or generate folder")
+    origins = [generated] if generated else _made_from(record, "generated", "instructions")
+    for one in (origins := origins if shards else [folder]):
+        if not (one / "instructions").is_dir():
+            raise UserError(f"generated: {one} holds no instructions/; give a folder of mediflow.generate")
+    # The ledger of a curate folder holds all that is needed of generate's, and is quicker to read.
+    joined = _file(folder / "ledger.parquet") if shards else None
+    read = [] if joined else origins
     return Sources(
         folder=folder,
         kind="curate" if shards else "generate",
         record=record,
         rows=shards,
         dropped=_file(folder / "dropped.parquet") if shards else None,
-        curate_ledger=_file(folder / "ledger.parquet") if shards else None,
-        instructions=tuple(sorted((origin / "instructions").glob("part-*.jsonl"))) if origin else (),
-        ledger=tuple(sorted((origin / "ledger").glob("part-*.jsonl"))) if origin else (),
-        facts=_file(origin / "facts.jsonl") if origin else None,
-        scores=scores,
+        curate_ledger=joined,
+        instructions=tuple(path for one in read for path in sorted((one / "instructions").glob("part-*.jsonl"))),
+        ledger=tuple(path for one in read for path in sorted((one / "ledger").glob("part-*.jsonl"))),
+        facts=tuple(one / "facts.jsonl" for one in origins if (one / "facts.jsonl").is_file()),
+        scores=tuple(one / "scores.jsonl" for one in judges),
     )
 
 
@@ -137,6 +139,7 @@ def _build(sources: Sources, place: Path) -> None:
 
     with duckdb.connect(str(place / "index.duckdb")) as base:
         base.execute("SET preserve_insertion_order = true")
+        base.execute(f"SET memory_limit = '{MEMORY}'")
         base.execute(f"SET temp_directory = {_text(str(place / 'spill'))}")
         if sources.kind == "generate":
             _write_texts(base, sources, place / "texts.parquet")
@@ -169,11 +172,20 @@ def _read_about(base: duckdb.DuckDBPyConnection, sources: Sources) -> None:
     wanted = ", ".join(_name(name) for name in ABOUT)
     empty = ", ".join(f"NULL::{kind} AS {_name(name)}" for name, kind in ABOUT.items())
     found = f"SELECT {wanted} FROM {_jsonl(sources.instructions, ABOUT)}" if sources.instructions else None
+    if sources.curate_ledger:
+        held = f"read_parquet({_text(str(sources.curate_ledger))}, union_by_name = true)"
+        known = {line[0] for line in base.execute(f"DESCRIBE SELECT * FROM {held}").fetchall()}
+        columns = [f"{_name(name)}::{kind}" if name in known else f"NULL::{kind}" for name, kind in ABOUT.items()]
+        if "edited_id" in known:
+            # A row that a person edited has a new id; the ledger keeps both.
+            columns[0] = "coalesce(edited_id, id)"
+        named = ", ".join(f"{column} AS {_name(name)}" for column, name in zip(columns, ABOUT, strict=True))
+        found = f"SELECT {named} FROM {held}"
     base.execute(f"CREATE TABLE about AS {found or f'SELECT {empty} WHERE false'}")
     lines = {
         "ledger": (sources.ledger, "json->>'$.id' AS id, json->>'$.call_id' AS call_id"),
-        "facts": ((sources.facts,) if sources.facts else (), "json->>'$.facts_id' AS facts_id"),
-        "scores": ((sources.scores,) if sources.scores else (), "json->>'$.instruction_id' AS instruction_id"),
+        "facts": (sources.facts, "json->>'$.facts_id' AS facts_id"),
+        "scores": (sources.scores, "json->>'$.instruction_id' AS instruction_id"),
     }
     for table, (files, keys) in lines.items():
         if files:
@@ -207,12 +219,14 @@ def _read_rows(base: duckdb.DuckDBPyConnection, sources: Sources, files: list[st
             {scores}, {decision} AS decision, {column("detail", empty=_text(""))} AS detail,
             {column("of", empty=_text(""))} AS partner, {column("similarity", "DOUBLE")} AS similarity,
             {column("error_type", empty=_text(""))} AS error_type,
-            a.instruction_id, {links}, a.checked, coalesce(a.contradicted, 0) AS contradicted,
+            {links}, coalesce(a.checked, {column("checked", "INTEGER")}) AS checked,
+            coalesce(a.contradicted, {column("contradicted", "INTEGER")}, 0) AS contradicted,
             left(regexp_replace(left(CASE WHEN t.output = '' THEN t.input ELSE t.output END, 400),
                 '\\s+', ' ', 'g'), 120) AS label, f.file, t.file_row_number AS place
         FROM {source} t JOIN files f ON t.filename = f.path
         LEFT JOIN (SELECT * FROM about QUALIFY row_number() OVER (PARTITION BY id) = 1) a ON a.id = t.id
-        LEFT JOIN scores s ON s.instruction_id = a.instruction_id
+        LEFT JOIN (SELECT * FROM scores QUALIFY row_number() OVER (PARTITION BY instruction_id) = 1) s
+            ON s.instruction_id = coalesce(a.instruction_id, {column("instruction_id")})
         ORDER BY n"""
     )
     count = base.execute("SELECT count(*), count(DISTINCT n) FROM rows").fetchone()
@@ -243,6 +257,8 @@ def _file(path: Path) -> Path | None:
     return path if path.is_file() else None
 
 
-def _existing(path: Any, holds: str) -> Path | None:
-    found = Path(path) if path else None
-    return found if found is not None and (found / holds).exists() else None
+def _made_from(record: dict[str, Any], name: str, holds: str) -> list[Path]:
+    """The folders of an input and of its `more_…`, as far as they are still there."""
+    inputs = record.get("inputs", {}).items()
+    found = [Path(path) for key, path in inputs if key == name or key.startswith(f"more_{name}.")]
+    return [path for path in found if (path / holds).exists()]

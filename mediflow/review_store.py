@@ -91,6 +91,7 @@ class Store:
     def details(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """What explains a row: the judge's samples, the patient's facts, the ledger, the row that it repeats."""
         ledger = self._lines("SELECT line FROM held.ledger WHERE id = ? OR (id IS NULL AND call_id = ?)", row)
+        ledger += self._curate_ledger(row["id"])
         contradictions = [one for line in ledger for one in line.get("contradictions") or []]
         facts_id = row["facts_id"] or next((line["facts_id"] for line in ledger if line.get("facts_id")), None)
         facts = self._json("SELECT line FROM held.facts WHERE facts_id = ? LIMIT 1", facts_id)
@@ -102,7 +103,6 @@ class Store:
             "facts_id": facts_id,
             "contradictions": contradictions,
             "ledger": [{key: value for key, value in line.items() if key != "text"} for line in ledger],
-            "curate_ledger": self._curate_ledger(row["id"]),
             "partner": partner,
             "partner_diff": {part: diff_words(partner[part], row[part]) for part in parts} if partner else None,
             "rejected_diff": diff_words(row["output"], row["rejected_output"]) if row["rejected_output"] else None,
@@ -202,16 +202,18 @@ class Store:
         return {name: values.get(name) or "" for name in TEXTS}
 
     def _curate_ledger(self, row_id: str) -> list[dict[str, Any]]:
+        """The lines of ledger.parquet about a row, by either id where it was edited; `more` is JSON within."""
         path = self.sources.curate_ledger
         if path is None:
             return []
         base = self._base.cursor()
-        base.execute("SELECT * FROM read_parquet(?) WHERE id = ? LIMIT 20", [str(path), row_id])
-        names = [column[0] for column in base.description or ()]
-        return [
-            {name: value for name, value in zip(names, line, strict=True) if value is not None and value != ""}
-            for line in base.fetchall()
-        ]
+        names = [line[0] for line in base.execute("DESCRIBE SELECT * FROM read_parquet(?)", [str(path)]).fetchall()]
+        keys = [name for name in ("id", "edited_id") if name in names]
+        tests = " OR ".join(f"{key} = ?" for key in keys)
+        base.execute(f"SELECT * FROM read_parquet(?) WHERE {tests} LIMIT 20", [str(path), *[row_id] * len(keys)])
+        found = [dict(zip(names, line, strict=True)) for line in base.fetchall()]
+        lines = [line | json.loads(line.pop("more", None) or "{}") for line in found]
+        return [{name: value for name, value in line.items() if value not in (None, "")} for line in lines]
 
     def _facets(self) -> dict[str, list[tuple[Any, int]]]:
         names = ("task_type", "document", "input_data", "output_format", "difficulty_level", REASON)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -90,8 +91,14 @@ def test_pages_and_orders_hold_every_row_once(store: Store) -> None:
         store.find({"order": "best"}, "ann")
 
 
-def test_a_row_comes_with_all_that_explains_it(store: Store) -> None:
-    """Texts, judge's samples, facts, contradictions, ledger and provenance are those of just this row."""
+@pytest.mark.parametrize("joined", [True, False])
+def test_a_row_comes_with_all_that_explains_it(toy: Toy, tmp_path: Path, joined: bool) -> None:
+    """Texts, samples, facts, contradictions and provenance are those of just this row, from either kind of ledger."""
+    folder = tmp_path / "folder"
+    shutil.copytree(toy.curated, folder)
+    if not joined:
+        (folder / "ledger.parquet").unlink()
+    store = Store(find_sources(folder), Decisions(tmp_path / "decisions.jsonl"), tmp_path / "cache")
     row = store.row(toy_row(3).id)
     assert row is not None
     assert (row["output"], row["teacher"], row["call_id"], row["checked"]) == (

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from medsmith import run
 from medsmith.config import Config as BaseConfig
-from medsmith.records import Instruction, write_jsonl, write_parquet
+from medsmith.records import Instruction, read_jsonl, write_jsonl, write_parquet
 
 CRITERIA = ("quality", "alignment", "coherence", "realism", "difficulty")
 PATIENTS = (
@@ -131,6 +131,9 @@ def write_toy(home: Path, count: int = 48) -> Toy:
             {"reason": "contaminated", "detail": "mednli by ngram", "of": "mednli/test.jsonl:5", "similarity": 1.0},
         ]
         _write_dropped(folder / "dropped.parquet", gone, why)
+        _write_ledger(folder / "ledger.parquet", generated)
+        for shard in (folder / "data").glob("*.parquet"):
+            _add_facts(shard, rows[3].id)
         this.facts |= {"simulated": True}
         this.finish(**{"in": len(rows), "kept": len(kept), "dropped": len(gone)})
     return Toy(generated, judged, folder)
@@ -190,6 +193,34 @@ def _judged(folder: Path, count: int) -> Path:
         write_jsonl(folder / "scores.jsonl", scores)
         this.facts |= {"simulated": True}
         return this.finish(instructions=len(scores))
+
+
+def _add_facts(path: Path, wrong: str) -> None:
+    """The columns that a curate folder has beyond the published ones."""
+    import polars
+
+    contradicted = (polars.col("id") == wrong).cast(polars.Int32).alias("contradicted")
+    polars.read_parquet(path).with_columns(polars.lit(9, polars.Int32).alias("checked"), contradicted).write_parquet(
+        path
+    )
+
+
+def _write_ledger(path: Path, generated: Path) -> None:
+    """As curate joins it: known columns, and what else the lines of generate hold as JSON in `more`."""
+    import polars
+
+    names = ("id", "call_id", "facts_id", "teacher", "status", "reason", "attempt", "seed", "cost")
+    rows = list(read_jsonl(generated / "instructions" / "part-00000.jsonl"))
+    rows += read_jsonl(generated / "instructions" / "part-00001.jsonl")
+    instructions = {row["id"]: row["instruction_id"] for row in rows}
+    lines = [
+        {name: line.get(name) for name in names}
+        | {"instruction_id": instructions.get(line["id"]), "edited_id": None}
+        | {"more": json.dumps({"contradictions": line.get("contradictions", [])})}
+        for line in read_jsonl(generated / "ledger" / "part-00000.jsonl")
+    ]
+    schema = {"edited_id": polars.String}
+    polars.DataFrame(lines, schema_overrides=schema, infer_schema_length=None).write_parquet(path)
 
 
 def _write_dropped(path: Path, rows: list[Instruction], why: list[dict[str, Any]]) -> None:

@@ -133,7 +133,7 @@ function provenance(row) {
   const first = row.ledger[0] || {};
   const known = { teacher: row.teacher || first.teacher, model: first.model, "prompt hash": row.call_id || first.call_id, attempt: first.attempt, round: first.round, seed: first.seed, "schema hash": first.schema_hash, cost: first.cost, "facts id": row.facts_id, instruction: row.instruction_id };
   const lines = Object.entries(known).filter(([, value]) => value !== undefined && value !== null && value !== "");
-  const ledger = [...row.ledger, ...row.curate_ledger];
+  const ledger = row.ledger;
   return box("provenance", "Where it comes from", lines.map(([name, value]) => el("div", { class: "fact" }, el("span", {}, name), el("div", {}, String(value)))),
     ledger.length ? el("details", {}, el("summary", {}, `${ledger.length} ledger line${ledger.length === 1 ? "" : "s"}`), ledger.map((line) => el("pre", {}, JSON.stringify(line, null, 1)))) : null);
 }
