@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> None:
                     run_system(system, server, given.records, given.in_flight, out, given.limit, given.venvs)
                 )
                 tell(system, latency, len(outcomes) - 1, outcomes[-1])
-            pairs[system] = Pair(*outcomes, plan=read_plan(out / "run"))
+            pairs[system] = Pair(*outcomes, plan=read_plan(out / "run", given.records))
     print(f"\n{machine()}; {given.records} records, {given.in_flight} in flight, {1000 * latency:g} ms\n")
     print(render(pairs, given.records))
     for system, pair in pairs.items():
@@ -83,7 +83,7 @@ def render(pairs: dict[System, Pair], records: int) -> str:
             [
                 system.title,
                 f"{pair.faulty.checked.valid}{stopped}",
-                pair.faulty.checked.missing,
+                pair.faulty.checked.lost,
                 pair.faulty.checked.bad,
                 f"{pair.faulty.used.seconds:.0f}",
                 f"{clean:.0f}",
@@ -101,13 +101,37 @@ def render(pairs: dict[System, Pair], records: int) -> str:
     return table(head, rows)
 
 
-def read_plan(folder: Path) -> str:
+def read_plan(folder: Path, calls: int) -> str:
     """Is every planned cell of mediflow.generate filled, or listed with the reason why not? From its own files."""
     path = folder / "coverage.json"
     if not path.exists():
         return ""
-    cells = json.loads(path.read_text())["cells"]
-    return f"{len(cells)} cells {Counter(type(one).__name__ for one in cells)}"
+    coverage = json.loads(path.read_text())
+    cells = coverage["cells"]
+    short = [cell for cell in cells if cell["missing"] > 0]
+    unexplained = [cell for cell in short if not cell.get("reasons")]
+    ledger = [
+        json.loads(line) for part in sorted((folder / "ledger").iterdir()) for line in part.open(encoding="utf-8")
+    ]
+    reasons = Counter(line["reason"] for line in ledger if line["status"] != "accepted")
+    accepted = [line["id"] for line in ledger if line["status"] == "accepted"]
+    rows = [
+        json.loads(line)["id"] for part in (folder / "instructions").iterdir() for line in part.open(encoding="utf-8")
+    ]
+    wrong = {
+        "a cell is short without a reason": bool(unexplained),
+        "the cells do not add up to the plan": sum(cell["planned"] for cell in cells) != calls,
+        "a planned call is in no line of the ledger": {line["number"] for line in ledger} != set(range(calls)),
+        "rows and ledger differ": sorted(accepted) != sorted(rows) or len(set(rows)) != len(rows),
+        "accepted and missing are not what was planned": len(rows) + sum(one["missing"] for one in cells) != calls,
+    }
+    found = (
+        "; ".join(name for name, is_so in wrong.items() if is_so) or "every planned cell is filled or has its reason"
+    )
+    return (
+        f"{found}: {len(cells)} cells, {len(cells) - len(short)} filled, {len(short)} short with a reason; "
+        f"{len(ledger)} records in the ledger, {len(accepted)} accepted, the others {dict(reasons)}"
+    )
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> None:
     known = parser(__doc__)
     known.add_argument("--kills", type=int, default=10)
     known.add_argument("--seed", type=int, default=0)
-    known.set_defaults(records=20_000, systems=["medsmith:generate"], latency=[LATENCY])
+    known.set_defaults(records=20_000, systems=["medsmith:verified"], latency=[LATENCY])
     given = known.parse_args(arguments)
     (system,) = find_systems(given.systems)
     assert system.ours, "only the project's own journal can be read here"

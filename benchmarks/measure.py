@@ -12,7 +12,6 @@ import sys
 import threading
 import time
 import urllib.request
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -190,7 +189,12 @@ class Checked:
     bad: int = 0
     """Handed over as records, but not of the schema, not planned, or twice there."""
     missing: int = 0
-    reasons: Counter[str] = field(default_factory=Counter)
+    reasons: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def lost(self) -> int:
+        """Planned, and not even there as something bad."""
+        return max(0, self.missing - self.bad)
 
 
 def check_records(path: Path, planned: Sequence[str]) -> Checked:
@@ -207,7 +211,7 @@ def check_records(path: Path, planned: Sequence[str]) -> Checked:
             reason = "twice or not planned"
         if reason:
             checked.bad += 1
-            checked.reasons[reason] += 1
+            checked.reasons[reason] = checked.reasons.get(reason, 0) + 1
         else:
             open_keys.discard(row["id"])
             checked.valid += 1
