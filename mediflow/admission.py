@@ -81,7 +81,7 @@ class Admitted:
             signature = np.zeros(0, dtype=np.uint8)
             shingles = None
         else:
-            shingles = self._shingles(words)
+            shingles = self._shingles(words, text)
             minima = _sign(shingles, self.seed)
             keys = np.concatenate([np.array([exact], dtype=np.uint64), _bands(minima, salt)])
             signature = minima[:SIGNATURE_BYTES].astype(np.uint8)
@@ -112,16 +112,16 @@ class Admitted:
                 return Repeat(number, 1.0, True)
             if shingles is None or least is None:
                 continue
-            similarity = _jaccard(shingles, self._shingles(theirs))
+            similarity = _jaccard(shingles, self._shingles(theirs, earlier))
             if similarity >= least and (best is None or similarity > best.similarity):
                 best = Repeat(number, similarity, False)
         return best
 
-    def _shingles(self, words: list[str]) -> Words:
-        """The hashes of all runs of words; of a shorter text the hash of its words together."""
+    def _shingles(self, words: list[str], text: str) -> Words:
+        """The hashes of all runs of words; of a shorter text one of all that it has."""
         size = self.settings.shingle_words
         if len(words) < size:
-            return np.array([_hash(" ".join(words))], dtype=np.uint64)
+            return np.array([_hash(" ".join(words) or text)], dtype=np.uint64)
         known = self._known
         if len(known) > KNOWN_WORDS:
             known.clear()
