@@ -236,7 +236,9 @@ class OpenAIChat:
             if isinstance(outcome, _Failure):
                 # A refused call is not charged; one that was cut may have been: count it, so as never to overspend.
                 cost, used = (most.cost, None) if outcome.unsure else (0.0, 0)
-                self.gate.report(outcome.trouble, time.monotonic() - began)
+                if outcome.trouble:
+                    # What is refused at once for its own sake says nothing about load or latency.
+                    self.gate.report(True, time.monotonic() - began)
             else:
                 self.gate.report(False, time.monotonic() - began)
                 cost, used = self._count(outcome, tally, most)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import httpx2
 import pytest
 
 from medsmith.errors import UserError
+from medsmith.gate import Gate
 from medsmith.llm import ChatError, Journal, Price, run_calls
 from medsmith.openai_chat import OpenAIChat, retry_after
 from tests.toy_teacher import LOCAL, Endpoint, ask, refused, teacher
@@ -259,3 +261,26 @@ def test_a_server_that_is_not_there_costs_nothing() -> None:
     with pytest.raises(ChatError, match="connection lost: ConnectionRefusedError") as error:
         asyncio.run(play())
     assert error.value.cost == 0.0
+
+
+def test_the_gate_hears_of_answers_and_of_troubles_only(tmp_path: Path) -> None:
+    """Sixteen answers a round: bad requests and answers that are none are no part of one, refusals for load are."""
+    config = teacher(concurrency=32, max_retries=1)
+    bad = [httpx2.Response(400, text="too long"), httpx2.Response(200, text="[]"), refused(429)]
+
+    class Counted(Gate):
+        heard: ClassVar[list[bool]] = []
+
+        def report(self, trouble: bool, seconds: float) -> None:
+            self.heard.append(trouble)
+
+    async def play() -> list[bool]:
+        endpoint = Endpoint(config, bad)
+        endpoint.chat._connect()
+        endpoint.chat.gate = Counted(32)
+        for request in ask(config, 4):
+            with contextlib.suppress(ChatError):
+                await endpoint.chat.complete(request)
+        return Counted.heard
+
+    assert asyncio.run(play()) == [True, False, False]
