@@ -17,7 +17,7 @@ class Store:
 
     def __init__(self, **settings: float | int | None) -> None:
         self.texts: list[str] = []
-        self.admitted = Admitted(NearRepeats(**settings), self.texts.__getitem__)  # type: ignore[arg-type]
+        self.admitted = Admitted(NearRepeats(**settings), self.texts.__getitem__)
 
     def put(self, text: str, group: str = "g") -> Repeat | None:
         look: Look = self.admitted.look(group, text)
