@@ -108,7 +108,7 @@ class Verifier:
 def verify(facts: dict[str, Any], text: str) -> Verification:
     """Compare a text with the facts of `mediflow.facts`, or with a patient of the simulated clinic.
 
-    The last few thousand patients are kept ready.
+    The last few hundred patients are kept ready, at 65 kB each.
 
     Raises:
         UserError: the facts hold an unknown key or a value of another type.
@@ -121,7 +121,7 @@ def verifier(facts: dict[str, Any]) -> Verifier:
     return _verifier(_as_bytes(facts))
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=256)
 def _verifier(facts: bytes) -> Verifier:
     return Verifier(as_facts(json.loads(facts)))
 
