@@ -1,7 +1,7 @@
-"""A simulated patient in other words than the clinic's own, nearer to what the verifier meets in a teacher's prose.
+"""A simulated patient in other words than the clinic's own, as a teacher may write it.
 
-Each topic is a list of wordings; slots are filled from the patient. The rules were mended once on WORDINGS (before that:
-recall 82 %, precision 74 % with 40 % planted); LATER_WORDINGS shows what they do with wordings not seen before.
+Each topic is a list of wordings with slots for the patient. The rules were mended once on WORDINGS (before:
+recall 82 %, precision 74 % at 40 % planted); LATER_WORDINGS shows what they do with wordings not seen before.
 """
 
 from __future__ import annotations

@@ -263,14 +263,12 @@ def _in_input(answer: _Answer, check: dict[str, Any]) -> None:
         return
     for place in answer.texts(check):
         text = str(place.value)
-        if text in answer.input:
-            continue
-        found = find_spelling(text, answer.input)
+        found = nearest(text, answer.input)
         if found is None:
             answer.faults.append(f"'{text[:80]}' does not stand in the input")
-            continue
-        place.replace(answer.input[found[0] : found[1]])
-        answer.repairs.append(f"spelled '{text[:60]}' as the input does")
+        elif (spelling := answer.input[found[0] : found[1]]) != text:
+            place.replace(spelling)
+            answer.repairs.append(f"spelled '{text[:60]}' as the input does")
 
 
 def _icd10cm(answer: _Answer, check: dict[str, Any]) -> None:

@@ -26,18 +26,20 @@ def find_spelling(text: str, within: str, near: int = 0) -> tuple[int, int] | No
     return min(found, key=lambda span: abs(span[0] - near), default=None)
 
 
-def nearest(text: str, within: str, near: int) -> tuple[int, int] | None:
+def nearest(text: str, within: str, near: int = 0) -> tuple[int, int] | None:
     """Where `text` stands: as it is written, if anywhere, else in another spelling; the occurrence nearest `near`."""
     found = [match.span() for match in re.finditer(re.escape(text), within)] if text.strip() else []
-    if not found:
-        return find_spelling(text, within, near)
-    whole = [span for span in found if _is_whole(within, *span)] or found
-    return min(whole, key=lambda span: abs(span[0] - near))
+    whole = [span for span in found if _is_whole(within, *span)]
+    return min(whole, key=lambda span: abs(span[0] - near)) if whole else find_spelling(text, within, near)
 
 
 def _is_whole(text: str, start: int, end: int) -> bool:
-    before, after = text[start - 1 : start], text[end : end + 1]
-    return not (before.isalnum() and text[start].isalnum()) and not (after.isalnum() and text[end - 1].isalnum())
+    """Not a part of a word or number; `500` in `500mg` is whole."""
+    return not (_joined(text[start - 1 : start], text[start]) or _joined(text[end - 1], text[end : end + 1]))
+
+
+def _joined(one: str, other: str) -> bool:
+    return (one.isalpha() and other.isalpha()) or (one.isdigit() and other.isdigit())
 
 
 def cut_object(text: str) -> str | None:

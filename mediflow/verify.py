@@ -201,7 +201,8 @@ def _document(input: str, output: str) -> str:
 
 def _other_sentences(input: str, output: str) -> str:
     """A numbered input without the sentence that the answer calls wrong."""
-    wrong = "".join(character for character in output if character.isdigit())
+    numbers = re.findall(r"-?\d+", output)
+    wrong = numbers[0] if numbers else ""
     kept = []
     for line in input.split("\n"):
         number, _, rest = line.partition(" ")

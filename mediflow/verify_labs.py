@@ -58,12 +58,19 @@ _LEVEL_BEFORE = re.compile(
     rf"level of |levels of |the |value of |value for )*$",
     re.I,
 )
+_AIM = re.compile(r"\b(?:goal|target|aim\w*)\b", re.I)
+_LIMIT = re.compile(r"\b(?:above|below)\b", re.I)
+_RANGED = re.compile(r"\b(?:range|limits?|normal|reference)\b", re.I)
 _TIMES = re.compile(r"^(?:days?|weeks?|months?|years?|hours?|minutes?|times?|st|nd|rd|th|am|pm|mg|mcg|tablets?)$", re.I)
 
 
 def _one_lab(sentence: Sentence, lab: LabResult, before: str, after: str) -> None:
     behind = after
     match = _VALUE.match(after)
+    if _AIM.search(before) or (
+        match and _LIMIT.search(after[: match.start(1)]) and not _RANGED.search(after[: match.start(1)])
+    ):
+        return
     if match and lab.value is not None:
         unit = (match[2] or "").rstrip(".").replace("μ", "µ").replace("µ", "u")
         true_unit = lab.unit.replace("μ", "µ").replace("µ", "u")

@@ -221,15 +221,21 @@ def findings(facts: PatientFacts, sentence: Sentence) -> None:
         name = mention.of("finding")
         for one in here:
             if one.finding.lower() == name and sentence.asserts(mention):
-                _side(sentence, one.side.lower(), one.finding)
+                _side(sentence, mention, one.side.lower(), one.finding)
                 _size(sentence, mention, one.size.lower(), one.finding)
 
 
-def _side(sentence: Sentence, true: str, finding: str) -> None:
+def _side(sentence: Sentence, mention: Mention, true: str, finding: str) -> None:
     if true not in {"left", "right", "bilateral"}:
         return
+    findings = [one for one in sentence.mentions if one.of("finding")]
+    low, high = 0, len(sentence.text)
+    if len(findings) > 1:
+        # Which of them a side belongs to is clear just before each, and after the last.
+        low = max(mention.start - 25, *(one.end for one in findings if one.end <= mention.start), 0)
+        high = high if mention is findings[-1] else mention.start
     said = set()
-    for match in _SIDE.finditer(sentence.text):
+    for match in _SIDE.finditer(sentence.text, low, high):
         # "left lower abdominal pain" is the name of something else.
         inside = any(one.start <= match.start() < one.end and one.of("finding") is None for one in sentence.mentions)
         if not inside:
