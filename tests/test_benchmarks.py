@@ -19,9 +19,11 @@ from benchmarks.mock_server import Behaviour, draw_fault, parse_behaviour
 from benchmarks.record import SCHEMA, Job, prompt, record_model
 from benchmarks.replies import Writer
 from benchmarks.systems import find_systems
+from mediflow.checks import check_example
+from mediflow.clinic.patients import draw_patient
 from mediflow.parse import parse_reply
 from mediflow.taxonomy import load_taxonomy
-from mediflow.validate import check_json
+from mediflow.verify import verify_example
 
 WRITER = Writer()
 KEYS = Job("", 400, 1, Path(), "").keys
@@ -81,18 +83,39 @@ def test_the_class_and_the_schema_ask_for_the_same() -> None:
             model.model_validate(good | wrong)
 
 
-def test_replies_to_our_own_prompts_pass_every_tasks_schema() -> None:
-    """For all task types and both formats the reply parses whole, and a JSON output fits the task's schema."""
+def own_reply(task: str, output_format: str, facts: dict[str, Any] | None = None, attempt: int = 0) -> str:
+    """What the mock says to a prompt of mediflow.generate."""
+    request = {"task_type": task, "output_format": output_format} | ({"facts": [facts]} if facts else {})
+    content = f"```request\n{json.dumps(request, separators=(',', ':'))}\n```"
+    reply = json.loads(WRITER.reply(task, json.dumps({"messages": [{"content": content}]}).encode(), attempt))
+    text: str = reply["choices"][0]["message"]["content"]
+    return text
+
+
+def test_replies_to_our_own_prompts_pass_every_tasks_checks() -> None:
+    """For all task types, both formats, with a patient and without: schema and checks pass, no fact is contradicted."""
+    patient = draw_patient(0, 0).facts()
+    compared = 0
     for name, task in load_taxonomy().tasks.items():
         for output_format in ("json", "plain_text"):
-            request = json.dumps({"task_type": name, "output_format": output_format}, separators=(",", ":"))
-            body = json.dumps({"messages": [{"content": f"```request\n{request}\n```"}]}).encode()
-            reply = json.loads(WRITER.reply(name, body))["choices"][0]["message"]["content"]
-            parsed = parse_reply(reply, "json")
-            assert parsed.reason is None, name
-            output = parsed.groups[0].examples[0].output
-            if output_format == "json":
-                assert check_json(output, task.schema) is None, name
+            for facts in (None, patient):
+                parsed = parse_reply(own_reply(name, output_format, facts), "json")
+                assert parsed.reason is None, name
+                example = parsed.groups[0].examples[0]
+                checked = check_example(task, output_format, example.input, example.output)
+                assert (checked.faults, checked.repairs) == ([], []), (name, output_format)
+                if facts:
+                    found = verify_example(task.asserts, facts, example.input, example.output)
+                    assert found.contradicted == [], (name, output_format)
+                    compared += found.checked
+    assert compared >= 14, "the verifier found hardly anything to compare"
+
+
+def test_a_prompt_that_comes_again_gets_another_answer() -> None:
+    """The n-th answer to one prompt is always the same, and none is like another."""
+    replies = [own_reply("summarization", "json", attempt=attempt) for attempt in range(3)]
+    assert len(set(replies)) == 3
+    assert own_reply("summarization", "json", attempt=1) == replies[1]
 
 
 def test_faults_come_in_the_shares_asked_for_and_do_not_depend_on_order() -> None:
