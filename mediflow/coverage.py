@@ -47,6 +47,7 @@ def describe_coverage(
     totals = [sum(numbers[part] for numbers in cells.values()) for part in range(3)]
     pairs = _sum(cells, (0, 1))
     missing = "not planned" if plan else "no row"
+    by_axis = [_sum(cells, (number,)) for number in range(len(AXES))]
     reasons = _main_reasons(rows)
     holes = []
     for task in axes["task_type"]:
@@ -62,8 +63,8 @@ def describe_coverage(
         "pairs": len(axes["task_type"]) * len(axes["input_data"]),
         "pairs_filled": len(axes["task_type"]) * len(axes["input_data"]) - len(holes),
         "axes": {
-            axis: {value: _named(_sum(cells, (number,)).get((value,), [0, 0, 0])) for value in axes[axis]}
-            for number, axis in enumerate(AXES)
+            axis: {value: _named(sums.get((value,), [0, 0, 0])) for value in axes[axis]}
+            for axis, sums in zip(AXES, by_axis, strict=True)
         },
         "cells": filled,
         "holes": holes,

@@ -232,9 +232,18 @@ function showChosen(into, task, input) {
 }
 
 // --- samples ---
+// JSON laid out anew without reading its values: 1.0 stays 1.0.
 function pretty(text, isJson) {
   if (!isJson) return text;
-  try { return JSON.stringify(JSON.parse(text), null, 2); } catch { return text; }
+  try { JSON.parse(text); } catch { return text; }
+  let depth = 0;
+  const line = () => `\n${"  ".repeat(depth)}`;
+  const tokens = text.match(/"(?:[^"\\]|\\.)*"|[[\]{},:]|[^\s[\]{},:"]+/g) || [];
+  return tokens.map((token, at) => {
+    if (token === "{" || token === "[") { depth += 1; return token + (/^[\]}]$/.test(tokens[at + 1]) ? "" : line()); }
+    if (token === "}" || token === "]") { depth -= 1; return (/^[[{]$/.test(tokens[at - 1]) ? "" : line()) + token; }
+    return token === "," ? `,${line()}` : token === ":" ? ": " : token;
+  }).join("");
 }
 
 function article(sample) {
@@ -334,7 +343,7 @@ function drawTables() {
   const check = data.facts.verification;
   if (check) {
     const kinds = Object.entries(check.by_kind || {});
-    section("facts", "Facts against the patient", `${number(check.checked)} statements were compared with what is known of the patient; ${number(check.contradicted)} contradict it (${percent(check.contradicted, check.checked)})${check.rows ? `, in ${number(check.rows)} rows` : ""}. A statement about what is not known is no contradiction.`,
+    section("facts", "Facts against the patient", `${number(check.checked)} statements${check.rows ? ` of ${number(check.rows)} kept rows` : ""} were compared with what is known of the patient; ${number(check.contradicted)} contradict it (${percent(check.contradicted, check.checked)}). A statement about what is not known is no contradiction.`,
       kinds.length ? table(["kind", "checked", "contradicted", "share", ""], kinds.map(([kind, one]) => [spaced(kind), one.checked ?? "–", one.contradicted ?? one, one.checked ? percent(one.contradicted, one.checked) : "–", bar(one.contradicted ?? one, one.checked || check.contradicted, true)])) : null);
   }
   const teachers = Object.entries(data.facts.teachers || {});

@@ -45,7 +45,8 @@ class Described:
     `samples`: kept rows with their texts, spread over the cells; best first within a cell.
     `coverage`: as `coverage.describe_coverage` gives it. `contamination`: {benchmark: {count's name: number}}.
     `facts`: of the run. Read are simulated, instructions, teacher, and where they are there: teachers {name: {rows,
-    kept, cost, …}}, verification {checked, contradicted, rows, by_kind: {kind: {checked, contradicted}}}, usage {…}.
+    kept, cost, …}}, verification {checked, contradicted, rows, by_kind: {kind: {checked, contradicted}}}, where rows
+    are those that were checked.
     """
 
     title: str

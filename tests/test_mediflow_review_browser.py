@@ -5,9 +5,7 @@ REVIEW_SCREENSHOT=docs/review.png writes the picture of the README.
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,14 +19,10 @@ from mediflow.review_decisions import Decisions
 from mediflow.review_index import find_sources
 from mediflow.review_store import Store
 from medsmith.records import read_jsonl
+from tests.toy_browser import NEEDS_BROWSER, forget, open_browser, requests
 from tests.toy_review import Toy, evil_folder, toy_row, write_toy
 
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="no chromium and chromedriver on this machine")
-FLAGS = (
-    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-default-apps",
-)  # fmt: skip
+pytestmark = NEEDS_BROWSER
 EVIL = '<img src=x onerror="window.hit=1"><script>window.hit=1</script>'
 
 
@@ -47,19 +41,8 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Toy:
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = str(CHROMIUM)
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(str(DRIVER)))
-    size = {"width": 1400, "height": 900, "deviceScaleFactor": 1, "mobile": False}
-    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    yield driver
-    driver.quit()
+    with open_browser(tmp_path_factory.mktemp("profile")) as driver:
+        yield driver
 
 
 @pytest.fixture
@@ -90,11 +73,6 @@ def open_site(toy: Toy, browser: Any, tmp_path: Path) -> Iterator[Callable[..., 
         thread.join(10)
         assert not thread.is_alive()
         listener.close()
-
-
-def forget(browser: Any) -> None:
-    for kind in ("browser", "performance"):
-        browser.get_log(kind)
 
 
 def wait(site: Site, script: str, *values: Any) -> Any:
@@ -144,11 +122,7 @@ def choose(site: Site, name: str, value: str) -> None:
 def no_complaint(site: Site) -> None:
     """The console is clean, and every request went to this server."""
     assert [line["message"] for line in site.browser.get_log("browser") if line["level"] == "SEVERE"] == []
-    asked = []
-    for line in site.browser.get_log("performance"):
-        message = json.loads(line["message"])["message"]
-        if message["method"] == "Network.requestWillBeSent":
-            asked.append(message["params"]["request"]["url"])
+    asked = requests(site.browser)
     foreign = [url for url in asked if not url.startswith((site.address.removesuffix("token/"), "about:", "data:"))]
     assert len(asked) >= 8 and foreign == []
 
