@@ -23,7 +23,7 @@ import medsmith.config
 from medsmith import run
 from medsmith.command import run_command
 from medsmith.errors import UserError
-from medsmith.llm import Chat, Journal, TeacherConfig, open_teacher, run_calls, summarise
+from medsmith.llm import Chat, Engine, Journal, TeacherConfig, open_teacher, run_calls, summarise
 from medsmith.records import Document, content_id, read_documents, write_jsonl
 
 PROMPTS = Path(__file__).parent / "prompts"
@@ -42,12 +42,16 @@ class Config(medsmith.config.Config):
     limit: int | None = Field(None, ge=1, description="so many documents, drawn by the hash of their ids; none: all")
     temperature: float = Field(0.0, ge=0, description="the teacher's sampling temperature")
     max_answer_tokens: int = Field(1024, ge=1, description="an answer cut at this length is a failed one")
+    engine: Engine = medsmith.config.execution("local", "who makes the calls: local, batch, vllm or ray")
 
 
 def main(config: Config) -> Path:
     """Call the teacher once a document and write the rows."""
     run.require_finished(config.documents)
-    with run.start(config, "experts.prepare") as this, open_teacher(config.teacher) as chat:
+    with (
+        run.start(config, "experts.prepare") as this,
+        open_teacher(config.teacher, engine=config.engine, folder=this.folder) as chat,
+    ):
         return prepare(config, this, chat)
 
 

@@ -145,7 +145,11 @@ class Batches:
                 return
             line = batch.lines[batch.answered]
             batch.answered += 1
-            status, body = self._answer(line["body"])
+            try:
+                status, body = self._answer(line["body"])
+            except Exception as error:
+                # As a server does: the work on the others goes on.
+                status, body = 500, _error(f"{type(error).__name__}: {error}")
             response = {"status_code": status, "request_id": f"simulated-{batch.answered}", "body": body}
             row = {"id": f"line-{batch.answered}", "custom_id": line["custom_id"], "response": response, "error": None}
             (batch.output if status == 200 else batch.errors).append(json.dumps(row, ensure_ascii=False))

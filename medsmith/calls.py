@@ -22,6 +22,7 @@ from medsmith.chat import (
     StartsAttempts,
     Stoppable,
     Teachers,
+    TellsProgress,
 )
 from medsmith.errors import UserError
 from medsmith.ids import IdSet
@@ -214,6 +215,8 @@ class _Calls:
             if self.several:
                 spent = self.journal.spent.get(name, Spent())
             queue.chat.count_earlier(spent.attempts, spent.cost)
+        if isinstance(queue.chat, TellsProgress):
+            queue.chat.tell_progress(lambda note: self.bar.advance(0, note))
         if isinstance(queue.chat, StartsAttempts):
             queue.chat.record_starts(lambda key, bound: self.journal.start(key, bound, name))
 

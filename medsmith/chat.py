@@ -105,6 +105,15 @@ class MeteredChat(Protocol):
 
 
 @runtime_checkable
+class TellsProgress(Protocol):
+    """A bulk chat that can say how far it is before there are answers."""
+
+    def tell_progress(self, note: Callable[[str], None]) -> None:
+        """From now on say by `note` how far it is."""
+        ...
+
+
+@runtime_checkable
 class StartsAttempts(Protocol):
     """A chat model that says before each attempt what it may cost, where it has a budget to keep over a kill."""
 

@@ -29,6 +29,7 @@ MOST_BYTES = 190_000_000
 AT_A_TIME = 4
 """Batches under way at once."""
 LONGEST_PAUSE_SECONDS = 60.0
+LONGEST_LOCAL_PAUSE_SECONDS = 2.0
 ENDED = {"completed", "failed", "expired", "cancelled"}
 
 Done = Callable[[ChatRequest, ChatReply | ChatError], None]
@@ -135,11 +136,12 @@ class _Bulk:
         held = {key for _, ids in self.under_way.values() for key in ids}
         self.queue.extend(request for key, request in self.waiting.items() if key not in held)
         pause = self.chat.config.retry_seconds
+        longest = LONGEST_LOCAL_PAUSE_SECONDS if self.chat.http.local else LONGEST_PAUSE_SECONDS
         while self.queue or self.under_way:
             while self.queue and len(self.under_way) < AT_A_TIME and await self._submit():
                 pause = self.chat.config.retry_seconds
             await self.chat.sleep(pause)
-            pause = min(LONGEST_PAUSE_SECONDS, 1.5 * pause)
+            pause = min(longest, 1.5 * pause)
             await self._look()
         assert not self.waiting, "a request was neither answered nor failed"
 

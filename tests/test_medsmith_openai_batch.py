@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
+import subprocess
+import sys
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -18,8 +22,9 @@ from medsmith.batch_book import read_lines
 from medsmith.chat import ChatError, ChatReply, ChatRequest
 from medsmith.errors import UserError
 from medsmith.limits import BudgetReached
-from medsmith.llm import BudgetConfig, Journal, Price, TeacherConfig
+from medsmith.llm import BudgetConfig, Journal, Price, TeacherConfig, run_calls
 from medsmith.openai_batch import BatchChat, read_answer
+from medsmith.serve import local_server
 
 LOCAL = "http://127.0.0.1:9/v1"
 PRICE = Price(prompt_per_million=1e6, completion_per_million=1e6, batch_factor=0.5)
@@ -132,9 +137,9 @@ def test_a_kill_at_any_request_pays_for_nothing_twice(tmp_path: Path) -> None:
     """Killed before or after each HTTP request of the run in turn, then started again: one payment, one answer."""
     config = teacher(batch_requests=3)
     plain = Provider()
-    run(plain, config, tmp_path, ask(config, 7))
+    run(plain, config, tmp_path, ask(config, 4))
     steps = len(plain.seen)
-    assert steps >= 3 * 5
+    assert steps >= 2 * 5
     for moment in range(1, steps + 1):
         for when in ("kill_before", "kill_after"):
             folder = tmp_path / f"{when}{moment}"
@@ -142,11 +147,11 @@ def test_a_kill_at_any_request_pays_for_nothing_twice(tmp_path: Path) -> None:
             provider = Provider()
             setattr(provider, when, moment)
             with pytest.raises(Killed):
-                run(provider, config, folder, ask(config, 7))
+                run(provider, config, folder, ask(config, 4))
             setattr(provider, when, None)
-            run(provider, config, folder, ask(config, 7))
-            assert (len(provider.paid), set(provider.paid.values())) == (7, {1}), f"{when} {moment}"
-            assert (len(answered(folder)), set(answered(folder).values())) == (7, {1}), f"{when} {moment}"
+            run(provider, config, folder, ask(config, 4))
+            assert (len(provider.paid), set(provider.paid.values())) == (4, {1}), f"{when} {moment}"
+            assert (len(answered(folder)), set(answered(folder).values())) == (4, {1}), f"{when} {moment}"
 
 
 def test_a_kill_between_two_answers_loses_none(tmp_path: Path) -> None:
@@ -329,3 +334,55 @@ def test_the_simulated_provider_refuses_what_a_real_one_would() -> None:
     assert asyncio.run(submit(line))["status"] == "in_progress"
     assert batches.handle("POST", "/v1/batches", "", "", b"{}")[0] == 400
     assert batches.handle("GET", "/v1/files/none/content", "", "", b"")[0] == 404
+
+
+CLIENT = """
+import sys
+from pathlib import Path
+from mediflow.prompt import request_block
+from medsmith.llm import Journal, TeacherConfig, open_teacher, run_calls
+
+config = TeacherConfig(base_url=sys.argv[1], batch_requests=20)
+examples = [{"input": "Fever.", "output": "Yes."}]
+asked = [{"kind": "judge", "instruction": f"Number {n}", "examples": examples, "facts": [None]} for n in range(50)]
+requests = [config.request([{"role": "user", "content": request_block(one)}], temperature=1.0) for one in asked]
+folder = Path(sys.argv[2])
+with open_teacher(config, engine="batch", folder=folder) as chat, Journal(folder / "raw" / "calls.jsonl") as journal:
+    print(sum(row["error"] is None for row in run_calls(requests, chat, journal, 8, "test").values()))
+"""
+
+
+@pytest.mark.slow
+def test_kill_9_at_every_state_of_a_batch(tmp_path: Path) -> None:
+    """A real server and a client that is killed as soon as each state is on record: one payment, one answer a call."""
+    log, book = tmp_path / "server.jsonl", tmp_path / "raw" / "batches.jsonl"
+    command = f"python -m mediflow.teacher --port 0 --fault batch_seconds=1 --log {log}"
+    with local_server(command, 60.0) as base_url:
+        client = [sys.executable, "-c", CLIENT, base_url, str(tmp_path)]
+        for state in ("prepared", "uploaded", "created", "stored"):
+            running = subprocess.Popen(client, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+            until = time.monotonic() + 60
+            while running.poll() is None and f'"state": "{state}"' not in (book.read_text() if book.exists() else ""):
+                assert time.monotonic() < until
+                time.sleep(0.005)
+            running.send_signal(signal.SIGKILL)
+            running.communicate()
+        finished = subprocess.run(client, capture_output=True, text=True, timeout=120)
+        assert finished.stdout.strip() == "50", finished.stderr
+    assert (len(answered(tmp_path)), set(answered(tmp_path).values())) == (50, {1})
+    paid = Counter(row["key"] for _, row in read_lines(log))
+    assert (len(paid), set(paid.values())) == (50, {1})
+
+
+def test_a_bar_says_how_far_the_batches_are(tmp_path: Path) -> None:
+    """Through run_calls: there is news before there are answers, and every row has its own answer."""
+    config = teacher(retry_seconds=0.001)
+    provider = Provider(batch_seconds=0.05)
+    chat = BatchChat(LOCAL, config, tmp_path, transport=provider)
+    notes: list[str] = []
+    chat.tell_progress = lambda note: BatchChat.tell_progress(chat, notes.append)  # type: ignore[method-assign]
+    requests = ask(config, 5)
+    with Journal(tmp_path / "raw" / "calls.jsonl") as journal:
+        rows = run_calls(requests, chat, journal, 8, "test")
+    assert [rows[request.id]["texts"] for request in requests] == [[f"answer {n}"] for n in range(5)]
+    assert notes and notes[-1].endswith("of 5 answered in 1 batches under way")
