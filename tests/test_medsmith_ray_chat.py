@@ -74,7 +74,7 @@ class Cluster(RayChat):
         self.lose: set[int] = set()
 
     def _open(self) -> _Pool:
-        return _Pool(self._make, **self.settings)
+        return _Pool(self._make, self.settings["wanted"], self.settings["depth"], self.settings["chunk"])
 
     def _make(self) -> Any:
         self.made += 1
@@ -92,7 +92,8 @@ class Cluster(RayChat):
         return self.chunks in self.lose
 
     def watch(self, reference: Any) -> asyncio.Future[Any]:
-        return asyncio.ensure_future(reference)
+        future: asyncio.Future[Any] = asyncio.ensure_future(reference)
+        return future
 
     def kill(self, worker: Any) -> None:
         self.killed += 1
