@@ -266,7 +266,11 @@ def test_a_server_that_is_not_there_costs_nothing() -> None:
 def test_the_gate_hears_of_answers_and_of_troubles_only(tmp_path: Path) -> None:
     """Sixteen answers a round: bad requests and answers that are none are no part of one, refusals for load are."""
     config = teacher(concurrency=32, max_retries=1)
-    bad = [httpx2.Response(400, text="too long"), httpx2.Response(200, text="[]"), refused(429)]
+    bad: list[httpx2.Response | Exception] = [
+        httpx2.Response(400, text="too long"),
+        httpx2.Response(200, text="[]"),
+        refused(429),
+    ]
 
     class Counted(Gate):
         heard: ClassVar[list[bool]] = []
