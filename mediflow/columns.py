@@ -363,13 +363,15 @@ def _file(cache: Path, part: Part, kind: str, suffix: str = "npy") -> Path:
 
 def _save_found(path: Path, founds: Sequence[tuple[int, Found]]) -> None:
     """The findings of all batches as one, their rows counted from the part's first."""
-    whole = [np.zeros(0, dtype=np.int64)], [np.zeros(0, dtype=np.int64)]
-    c, d, e = [np.zeros(0, dtype=np.int64)], [np.zeros(0, dtype=np.int64)], [np.zeros(0)]
-    for first, found in founds:
-        whole[0].append(found.sequences[0] + first)
-        whole[1].append(found.sequences[1])
-        c.append(found.contained[0] + first)
-        d.append(found.contained[1])
-        e.append(found.shares)
-    arrays = {name: np.concatenate(one) for name, one in zip("abcde", (*whole, c, d, e), strict=True)}
-    np.savez(path, **arrays)
+    nothing = Found(
+        (np.zeros(0, np.int64), np.zeros(0, np.int64)), (np.zeros(0, np.int64), np.zeros(0, np.int64)), np.zeros(0)
+    )
+    every = [(0, nothing), *founds]
+    np.savez(
+        path,
+        a=np.concatenate([found.sequences[0] + first for first, found in every]),
+        b=np.concatenate([found.sequences[1] for _, found in every]),
+        c=np.concatenate([found.contained[0] + first for first, found in every]),
+        d=np.concatenate([found.contained[1] for _, found in every]),
+        e=np.concatenate([found.shares for _, found in every]),
+    )

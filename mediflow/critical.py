@@ -25,27 +25,22 @@ CONCEPTS = {
     "both sides": "bilateral bilaterally",
     "up": "increased increase increases increasing elevated elevation raised rising rise higher",
     "down": "decreased decrease decreases decreasing reduced reduction lowered lower fell falling decline declined",
-    "positive": "positive",
     "acute": "acute acutely",
     "chronic": "chronic chronically longstanding",
     "mild": "mild mildly slight slightly",
     "moderate": "moderate moderately",
     "severe": "severe severely",
-    "better": "improved improving improvement better",
     "worse": "worsened worsening worse deteriorated deterioration",
-    "begin": "started start starting initiated begun began commenced",
     "stop": "stopped stop stopping discontinued discontinue ceased held withheld",
     "male": "male man boy gentleman",
     "female": "female woman girl lady",
 }
-NUMBERS = {
-    word: str(number)
-    for number, word in enumerate(
-        "two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-        "eighteen nineteen twenty".split(),
-        2,
-    )
-} | {"bid": "2", "twice": "2", "tid": "3", "thrice": "3", "qid": "4"}
+SMALL = (
+    "two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen"
+)
+NUMBERS = {word: str(number) for number, word in enumerate(SMALL.split(), 2)} | {
+    "nineteen": "19", "twenty": "20", "bid": "2", "twice": "2", "tid": "3", "thrice": "3", "qid": "4",
+}  # fmt: skip
 # Stems of international non-proprietary names, and names without one that are prescribed every day.
 STEMS = re.compile(
     r"\w{2,}(?:pril|prilat|sartan|olol|alol|dipine|statin|fibrate|prazole|tidine|gliptin|gliflozin|glutide|glitazone"
@@ -56,14 +51,18 @@ STEMS = re.compile(
     r"|dronate|caine|curonium|levir|amivir|cef\w+|thyroxine|thiouracil|imazole|gabalin|gabapentin)\Z|cef\w{3,}\Z"
 )
 DRUGS = frozenset(
-    "aspirin acetaminophen paracetamol warfarin heparin insulin digoxin amiodarone lithium morphine fentanyl tramadol "
-    "ketamine propofol levothyroxine gabapentin pregabalin phenytoin valproate carbamazepine lamotrigine levetiracetam "
-    "naloxone methadone buprenorphine ibuprofen naproxen diclofenac ketorolac colchicine hydroxychloroquine metformin "
-    "glipizide glyburide glimepiride clonidine hydralazine nitroglycerin isosorbide spironolactone mannitol "
-    "vancomycin metronidazole nitrofurantoin linezolid isoniazid rifampin ethambutol oseltamivir remdesivir "
-    "bupropion trazodone mirtazapine venlafaxine duloxetine quetiapine haloperidol clozapine albuterol salbutamol "
-    "epinephrine norepinephrine dopamine dobutamine vasopressin atropine adenosine tamsulosin finasteride sildenafil "
-    "penicillin amoxicillin clavulanate doxycycline tacrolimus methylphenidate ondansetron omeprazole".split()
+    re.findall(
+        r"\w+",
+        "aspirin acetaminophen paracetamol warfarin heparin insulin digoxin amiodarone lithium morphine fentanyl "
+        "tramadol ketamine propofol levothyroxine gabapentin pregabalin phenytoin valproate carbamazepine lamotrigine "
+        "levetiracetam naloxone methadone buprenorphine ibuprofen naproxen diclofenac ketorolac colchicine "
+        "hydroxychloroquine metformin glipizide glyburide glimepiride clonidine hydralazine nitroglycerin isosorbide "
+        "spironolactone mannitol vancomycin metronidazole nitrofurantoin linezolid isoniazid rifampin ethambutol "
+        "oseltamivir remdesivir bupropion trazodone mirtazapine venlafaxine duloxetine quetiapine haloperidol "
+        "clozapine albuterol salbutamol epinephrine norepinephrine dopamine dobutamine vasopressin atropine adenosine "
+        "tamsulosin finasteride sildenafil penicillin amoxicillin clavulanate doxycycline tacrolimus methylphenidate "
+        "ondansetron omeprazole sertraline clopidogrel prednisone",
+    )
 )
 _CONCEPT_OF = {word: concept for concept, words in CONCEPTS.items() for word in words.split()}
 _NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)*")
@@ -71,9 +70,12 @@ _CODE = re.compile(r"[a-z]{1,3}\d")
 _SIGNED = re.compile(r"\D+[-+]\Z")
 _BARE = {ord(LEADING_MARK): None, ord(TRAILING_MARK): None}
 _CLAUSE = re.compile(r"[.;:!?](?=\s|\Z)|\n|\bbut\b")
-CONTEXT = 3
+_LINKS = frozenset(re.findall(r"\w+", "the and was were had has are been who with that this its for from into per not"))
+_ENDS_SCOPE = frozenset(re.findall(r"\w+", "on in at with of for since during by from after before while because if"))
+BEFORE = 3
+"""Words before a number among which the one that it belongs to is looked for."""
 SCOPE = 4
-"""Words on either side that a number is read with, and words after a negation that it is taken to deny."""
+"""Words after a negation that it is taken to deny."""
 
 
 def concept_of(word: str) -> str | None:
@@ -111,30 +113,53 @@ def critical_keys(words: Words) -> tuple[Hashes, np.ndarray]:
 def agree(left: str, right: str) -> bool:
     """Whether two texts with the same concepts also say them of the same things, as far as words can show.
 
-    A number must stand beside a common word in both texts (or beside none in one of them); what one text only denies,
-    the other may not only affirm. Texts that fail this may still mean the same: what is in doubt is kept.
+    Two numbers may not have changed places, nor a side its part, and what one text only denies, the other may not only
+    affirm. Texts that fail this may still mean the same: what is in doubt is kept.
     """
     one, other = ([split_words(clause) for clause in _CLAUSE.split(text)] for text in (left, right))
-    beside, beside_other = _beside(one), _beside(other)
-    if beside.keys() != beside_other.keys():
+    moved = _moved(_numbers_by_word(one), _numbers_by_word(other))
+    if any((there, here) in moved for here, there in moved):
         return False
-    for number, near in beside.items():
-        if near and beside_other[number] and not near & beside_other[number]:
-            return False
+    if _moved(_sides_by_word(one), _sides_by_word(other)):
+        return False
     (denied, affirmed), (denied_other, affirmed_other) = _polarity(one), _polarity(other)
     return not (denied & affirmed_other) and not (denied_other & affirmed)
 
 
-def _beside(clauses: list[list[str]]) -> dict[str, set[str]]:
-    """For each number, the words that stand beside it anywhere."""
+def _moved(one: dict[str, set[str]], other: dict[str, set[str]]) -> set[tuple[str, str]]:
+    """For each word that stands by exactly one value in either text, and not by the same: the two values."""
+    return {
+        (next(iter(values)), next(iter(other[word])))
+        for word, values in one.items()
+        if len(values) == 1 and len(other.get(word, ())) == 1 and values != other[word]
+    }
+
+
+def _numbers_by_word(clauses: list[list[str]]) -> dict[str, set[str]]:
+    """The numbers that each word stands by: the words of content just before a number, and the word after it."""
     found: dict[str, set[str]] = {}
     for words in clauses:
         for place, word in enumerate(words):
             number = NUMBERS.get(word) or ((match := _NUMBER.match(word)) and _canonical(match[0]))
             if number:
-                near = words[max(0, place - CONTEXT) : place] + words[place + 1 : place + 1 + CONTEXT]
-                found.setdefault(number, set()).update(one for one in near if len(one) > 1 and not one[0].isdigit())
+                before = [one for one in words[max(0, place - BEFORE) : place] if _has_content(one)]
+                for one in (*before, *filter(_has_content, words[place + 1 : place + 2])):
+                    found.setdefault(one, set()).add(number)
     return found
+
+
+def _sides_by_word(clauses: list[list[str]]) -> dict[str, set[str]]:
+    """The sides that each word follows at once."""
+    found: dict[str, set[str]] = {}
+    for words in clauses:
+        for word, after in zip(words, words[1:], strict=False):
+            if word in ("left", "right") and _has_content(after):
+                found.setdefault(after, set()).add(word)
+    return found
+
+
+def _has_content(word: str) -> bool:
+    return len(word) > 2 and word not in _LINKS and not word[0].isdigit()
 
 
 def _polarity(clauses: list[list[str]]) -> tuple[set[str], set[str]]:
@@ -146,6 +171,8 @@ def _polarity(clauses: list[list[str]]) -> tuple[set[str], set[str]]:
         for word in words:
             if _CONCEPT_OF.get(word) == "negation":
                 left = SCOPE + 1
+            elif word in _ENDS_SCOPE:
+                left = 0
             elif len(word) > 3:
                 (denied if left > 0 else affirmed).add(word)
             left -= 1

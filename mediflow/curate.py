@@ -24,7 +24,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,7 +42,7 @@ from mediflow.columns import (
     read_part,
     sample_contents,
 )
-from mediflow.curated import CRITERIA, Sheet, write_ledger, write_sheet
+from mediflow.curated import CRITERIA, Sheet, why, write_ledger, write_sheet
 from mediflow.decide import Decided, decide
 from mediflow.decisions import Conflict, Verdict, read_verdicts
 from mediflow.decontaminate import Decontamination, Screen, build_screen
@@ -165,7 +165,9 @@ def read_columns(
         "libraries": [importlib.metadata.version(name) for name in config.libraries],
         "settings": [config.limits.model_dump(), near.shingle_words, near.permutations, config.seed],
         "decontamination": config.decontamination.model_dump(exclude={"common_rows"}) if blocked.texts else None,
-        "semantic": config.semantic.model_dump(exclude={"threshold"}) if config.semantic.threshold else None,
+        "semantic": config.semantic.model_dump(exclude={"threshold", "least_concepts"})
+        if config.semantic.threshold
+        else None,
         "model": run.digest(config.semantic.model) if config.semantic.model else None,
         "edits": edits,
     }
@@ -301,8 +303,7 @@ def write_rows(
         .alias("decision"),
         *(polars.col(name).alias(f"decision_{name}") for name in ("reason", "detail", "of", "similarity")),
     ).hstack(more)
-    statuses = write_ledger(folder / "ledger.parquet", ledgers, told)
-    del statuses
+    write_ledger(folder / "ledger.parquet", ledgers, told)
 
 
 def _ledger_files(folder: Path) -> list[Path]:
@@ -329,48 +330,6 @@ def _sheets(
         columns.texts.take(dropped),
         scores[dropped],
         {name: told[name].to_list() for name in told.columns},
-    )
-
-
-def why(
-    columns: Columns,
-    decided: Decided,
-    quality: NDArray[np.float64],
-    least: float | None,
-    verdicts: Mapping[str, Verdict],
-    blocked: Blocklist,
-) -> polars.DataFrame:
-    """For every row id, reason, detail, of (a row id or a benchmark's place) and similarity; null where it is kept."""
-    import polars
-
-    ids = columns.table["id"]
-    gone = np.flatnonzero(decided.reason > 0)
-    names = polars.Series(decided.names, dtype=polars.String)
-    reasons = names.gather(decided.reason.astype(np.int64)).set(polars.Series(decided.reason == 0), None)
-    of = np.where(decided.of >= 0, decided.of, 0)
-    partners = ids.gather(of).set(polars.Series(decided.of < 0), "")
-    details = columns.table["detail"].fill_null("").to_list()
-    partner_list = partners.to_list()
-    by = {edited_id(row, verdict.edited): verdict.by for row, verdict in verdicts.items()}
-    for number in gone.tolist():
-        reason = decided.names[decided.reason[number]]
-        if reason == "contaminated":
-            # Place and not text: a benchmark under a use agreement must not leak by way of a report.
-            source = blocked.texts[decided.blocked[number]]
-            partner_list[number] = f"{source.benchmark}/{source.place}"
-            details[number] = f"{source.benchmark} by {('ngram', 'containment')[decided.rule[number]]}"
-        elif reason == "low_quality":
-            details[number] = f"{quality[number]:g} of at least {least:g}"
-        elif reason == "review_rejected":
-            details[number] = f"by {by[ids[number]]}"
-    return polars.DataFrame(
-        {
-            "id": ids,
-            "reason": reasons,
-            "detail": polars.Series(details, dtype=polars.String),
-            "of": polars.Series(partner_list, dtype=polars.String),
-            "similarity": polars.Series(decided.similarity).fill_nan(None),
-        }
     )
 
 

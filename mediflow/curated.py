@@ -5,7 +5,6 @@ Rows are read from their places and written in groups; no more than one group of
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import islice
@@ -15,7 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mediflow.columns import Texts
+from mediflow.blocklists import Blocklist
+from mediflow.columns import Columns, Texts, edited_id
+from mediflow.decide import Decided
+from mediflow.decisions import Verdict
 from medsmith.errors import UserError
 from medsmith.records import Instruction
 
@@ -84,8 +86,50 @@ def _read(texts: Texts, scores: NDArray[np.float64]) -> list[dict[str, Any]]:
     return rows
 
 
-def write_ledger(path: Path, parts: Sequence[Path], fates: polars.DataFrame) -> dict[str, int]:
-    """Join the ledger of generate with what became of each row; return how many records have which status.
+def why(
+    columns: Columns,
+    decided: Decided,
+    quality: NDArray[np.float64],
+    least: float | None,
+    verdicts: Mapping[str, Verdict],
+    blocked: Blocklist,
+) -> polars.DataFrame:
+    """For every row id, reason, detail, of (a row id or a benchmark's place) and similarity; null where it is kept."""
+    import polars
+
+    ids = columns.table["id"]
+    gone = np.flatnonzero(decided.reason > 0)
+    names = polars.Series(decided.names, dtype=polars.String)
+    reasons = names.gather(decided.reason.astype(np.int64)).set(polars.Series(decided.reason == 0), None)
+    of = np.where(decided.of >= 0, decided.of, 0)
+    partners = ids.gather(of).set(polars.Series(decided.of < 0), "")
+    details = columns.table["detail"].fill_null("").to_list()
+    partner_list = partners.to_list()
+    by = {edited_id(row, verdict.edited): verdict.by for row, verdict in verdicts.items()}
+    for number in gone.tolist():
+        reason = decided.names[decided.reason[number]]
+        if reason == "contaminated":
+            # Place and not text: a benchmark under a use agreement must not leak by way of a report.
+            source = blocked.texts[decided.blocked[number]]
+            partner_list[number] = f"{source.benchmark}/{source.place}"
+            details[number] = f"{source.benchmark} by {('ngram', 'containment')[decided.rule[number]]}"
+        elif reason == "low_quality":
+            details[number] = f"{quality[number]:g} of at least {least:g}"
+        elif reason == "review_rejected":
+            details[number] = f"by {by[ids[number]]}"
+    return polars.DataFrame(
+        {
+            "id": ids,
+            "reason": reasons,
+            "detail": polars.Series(details, dtype=polars.String),
+            "of": polars.Series(partner_list, dtype=polars.String),
+            "similarity": polars.Series(decided.similarity).fill_nan(None),
+        }
+    )
+
+
+def write_ledger(path: Path, parts: Sequence[Path], fates: polars.DataFrame) -> None:
+    """Join the ledger of generate with what became of each row.
 
     `fates` has one line a row: `id` as generate wrote it, then what the ledger is to tell of it.
 
@@ -96,7 +140,6 @@ def write_ledger(path: Path, parts: Sequence[Path], fates: polars.DataFrame) -> 
     from pyarrow.parquet import ParquetWriter
 
     met = 0
-    statuses: Counter[str] = Counter()
     partial = path.with_name(path.name + ".partial")
     writer = None
     try:
@@ -104,7 +147,6 @@ def write_ledger(path: Path, parts: Sequence[Path], fates: polars.DataFrame) -> 
             for records in _records(part):
                 joined = records.join(fates, on="id", how="left", maintain_order="left")
                 met += len(joined) - joined["decision"].null_count()
-                statuses.update(joined["status"].fill_null("accepted").to_list())
                 table = joined.with_columns(polars.col(polars.Categorical).cast(polars.String)).to_arrow()
                 writer = writer or ParquetWriter(partial, table.schema, compression="zstd", compression_level=3)
                 writer.write_table(table)
@@ -114,7 +156,6 @@ def write_ledger(path: Path, parts: Sequence[Path], fates: polars.DataFrame) -> 
     if met != len(fates):
         raise UserError(f"the ledger beside {parts[0]} names {met} of {len(fates)} rows; run mediflow.generate again")
     partial.replace(path)
-    return dict(statuses)
 
 
 def _records(part: Path) -> Iterator[polars.DataFrame]:

@@ -20,8 +20,8 @@ from mediflow import dedup, semantic
 from mediflow.blocklists import Blocklist
 from mediflow.columns import Columns, Part, Texts, edited_id, gather
 from mediflow.critical import agree
-from mediflow.decontaminate import Found, Screen, judge_found
 from mediflow.decisions import Verdict
+from mediflow.decontaminate import Found, Screen, judge_found
 from mediflow.rank import order_by_quality, order_stratified
 from mediflow.shingles import Hashes, Places, mix, ngrams, tokenize
 from medsmith.progress import Bar
@@ -65,7 +65,8 @@ class Decided:
 
     def left(self, order: Places) -> Places:
         """The rows of `order` that have not gone."""
-        return order[self.reason[order] == 0]
+        left: Places = order[self.reason[order] == 0]
+        return left
 
     def counts(self) -> dict[str, int]:
         """Rows that went, by reason."""
@@ -158,6 +159,7 @@ class _Alike:
     guarded: bool
     shingle_words: int
     semantic: float | None
+    least_concepts: int
     seed: int
 
 
@@ -169,6 +171,7 @@ class _Group:
     texts: Texts
     places: Places
     guards: Hashes
+    concepts: NDArray[np.int32]
     has_words: NDArray[np.bool_]
 
 
@@ -181,9 +184,9 @@ def _drop_alike(columns: Columns, left: Places, decided: Decided, config: Config
     order = np.argsort(codes, kind="stable")
     groups = np.split(left[order], np.flatnonzero(np.diff(codes[order])) + 1)
     wanted = sorted((group for group in groups if len(group) > 1), key=lambda group: -len(group))
-    guards, has_words = columns.array("guard"), columns.array("has_words")
+    own = [columns.array(name) for name in ("guard", "concepts", "has_words")]
     items = (
-        _Group(rows, columns.texts.take(rows), columns.places(rows), guards[rows], has_words[rows]) for rows in wanted
+        _Group(rows, columns.texts.take(rows), columns.places(rows), *(one[rows] for one in own)) for rows in wanted
     )
     search = partial(
         _search,
@@ -194,6 +197,7 @@ def _drop_alike(columns: Columns, left: Places, decided: Decided, config: Config
             near.guard,
             near.shingle_words,
             alike.threshold,
+            alike.least_concepts,
             config.seed,
         ),
     )
@@ -218,7 +222,7 @@ def _search(settings: _Alike, group: _Group) -> dict[str, tuple[Places, Places, 
         result["near_duplicate"] = _arrays(group.rows, near)
         left[list(near)] = False
     if settings.semantic is not None:
-        some = np.flatnonzero(left)
+        some = np.flatnonzero(left & (group.concepts >= settings.least_concepts))
         texts = group.texts.take(some)
         vectors = gather(settings.cache, settings.parts, "vectors", texts.parts, group.places[some])
 

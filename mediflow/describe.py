@@ -136,8 +136,7 @@ def _points(one: Curation, rows: polars.DataFrame, settings: Settings) -> polars
     numbers = sorted(rng.sample(range(len(rows)), min(settings.map_rows, len(rows))))
     about = rows.select("task_type", "input_data", "decision")[numbers].with_columns(polars.all().cast(polars.String))
     if len(numbers) < 10:
-        none = {"x": polars.Float64, "y": polars.Float64, **about.schema, "text": polars.String}
-        return polars.DataFrame(schema=none)
+        return about.clear().with_columns(x=polars.lit(0.0), y=polars.lit(0.0), text=polars.lit(""))
     texts = [one.columns.texts.content(number) for number in numbers]
     places = np.round(_flatten(texts, settings.seed), 2)
     return about.with_columns(
@@ -146,12 +145,14 @@ def _points(one: Curation, rows: polars.DataFrame, settings: Settings) -> polars
 
 
 def _flatten(texts: Sequence[str], seed: int) -> NDArray[np.float64]:
+    from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
-    from threadpoolctl import threadpool_limits
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # has no stubs
 
     # One thread: sums in another order would end in another picture.
     with threadpool_limits(1):
-        vectors = LexicalEncoder.fit(texts, 50, seed).encode(texts)
+        vectors = LexicalEncoder.fit(texts, 256, seed).encode(texts)
+        vectors = PCA(min(50, len(texts) - 1), random_state=seed).fit_transform(vectors)
         map_ = TSNE(2, perplexity=min(30.0, (len(texts) - 1) / 3), init="pca", random_state=seed, max_iter=500)
         found: NDArray[np.float64] = map_.fit_transform(vectors).astype(np.float64)
     return found

@@ -178,7 +178,7 @@ def may_be_faulty(
 
     series = polars.Series(texts, dtype=polars.String)
     met = series.str.contains(_MAYBE_PRIVATE) | series.str.contains(_MAYBE_MARKUP) | series.str.contains(_BEYOND_LATIN)
-    suspect: NDArray[np.bool_] = met.to_numpy().reshape(-1, 3).any(axis=1)
+    suspect = np.array(met.to_numpy().reshape(-1, 3).any(axis=1))
     counts = words.counts.reshape(-1, 3)
     for place, part in enumerate(("instruction", "input", "output")):
         low, high = max(1, getattr(limits, f"min_{part}_words")), getattr(limits, f"max_{part}_words")
@@ -188,7 +188,7 @@ def may_be_faulty(
     if limits.echo:
         suspect |= (counts[:, 2] == counts[:, 0]) | (counts[:, 2] == counts[:, 1])
     suspect |= _may_repeat(words, limits).reshape(-1, 3).any(axis=1)
-    for number in np.flatnonzero(~suspect):
+    for number in np.flatnonzero(~suspect).tolist():
         if output_formats[number] == "json" and not _is_surely_json(texts[3 * number + 2]):
             suspect[number] = True
     return suspect

@@ -283,3 +283,134 @@ def test_mistakes_are_one_line(tmp_path: Path) -> None:
     (inputs["generated"] / "run.json").unlink()
     with pytest.raises(UserError, match=r"run\.json"):
         main(Config(out=tmp_path / "c", **inputs))
+
+
+def decision(row: str, reviewer: str, said: str, **more: Any) -> dict[str, Any]:
+    return {"row_id": row, "reviewer": reviewer, "decision": said, "comment": "", "at": "2026-01-01", **more}
+
+
+def test_people_decide(curate: Bench, tmp_path: Path) -> None:
+    """Rejected goes, accepted stays below the threshold and beyond the number; an edit makes another row."""
+    rows = [row_of(number, quality=1.0 + number / 10) for number in range(20)]
+    rows.append(replace(rows[19], id="copy", quality=1.0))
+    lines = [
+        decision("0019", "a", "accept"), decision("0019", "a", "reject"),
+        decision("0001", "a", "accept"), decision("copy", "a", "accept"), decision("0018", "a", "skip"),
+        decision("0002", "b", "edit", edited={"output": "A changed output of some words"}),
+        decision("0017", "a", "accept"), decision("0017", "b", "reject"), decision("0017", "c", "accept"),
+    ]  # fmt: skip
+    write_jsonl(tmp_path / "decisions.jsonl", lines)
+    settings = {"decisions": [tmp_path / "decisions.jsonl"], "min_quality": 2.5, "top_rows": 4}
+    result = curate(rows, **settings)
+    kept = {row.id: row for row in result.kept}
+    (edited,) = [row for row in result.kept if row.output == "A changed output of some words"]
+    assert edited.id not in {row.id for row in rows} and edited.input == rows[2].input
+    # 0019 is out, so its copy is none; of the others the best two fill the number.
+    assert kept.keys() - {edited.id} == {"0001", "copy", "0018"}
+    assert result.reasons["0019"] == result.reasons["0017"] == "review_rejected"
+    assert result.dropped["0017"]["detail"] == "by b"
+    ledger = polars.read_parquet(result.folder / "ledger.parquet")
+    assert ledger.filter(ledger["id"] == "0002")["edited_id"].to_list() == [edited.id]
+    assert result.facts["reviewed"] == {"accept": 2, "edit": 1, "reject": 2}
+    majority = curate(rows, **{**settings, "review_conflict": "majority"})
+    assert "0017" not in majority.reasons
+
+
+def test_a_wrong_decision_is_one_line(curate: Bench, tmp_path: Path) -> None:
+    """An unknown word, and an edit without texts."""
+    for line, message in (
+        (decision("0001", "a", "maybe"), "line 1: unknown decision 'maybe'"),
+        (decision("0001", "a", "edit"), "an edit needs 'edited'"),
+        (decision("0001", "", "accept"), "without 'reviewer'"),
+    ):
+        write_jsonl(tmp_path / "decisions.jsonl", [line])
+        with pytest.raises(UserError, match=message):
+            curate([row_of(1)], decisions=[tmp_path / "decisions.jsonl"])
+
+
+def test_the_ledger_tells_of_every_record(tmp_path: Path) -> None:
+    """Rows kept and dropped, and a record that generate rejected; a ledger that lacks a row is refused."""
+    rows = [asdict(row_of(number)) | {"instruction_id": "i"} for number in (0, 1, 2)]
+    rows[2] |= {"input": rows[0]["input"], "output": rows[0]["output"], "instruction": rows[0]["instruction"]}
+    records = [
+        {"id": row["id"], "call_id": f"c{row['id']}", "status": "accepted", "seed": 3, "extra": [1]} for row in rows
+    ]
+    records.append({"id": "bad", "status": "rejected", "reason": "empty", "text": "secret", "cost": 0.5})
+    folder = tmp_path / "generate"
+    with run.start(Made(out=folder), "test") as this:
+        write_jsonl(folder / "instructions" / "part-00000.jsonl", rows)
+        write_jsonl(folder / "ledger" / "part-00000.jsonl", records)
+        this.finish()
+    config = {"generated": folder, "map_rows": 0}
+    ledger = polars.read_parquet(main(Config(out=tmp_path / "out", **config)) / "ledger.parquet")
+    assert ledger["decision"].to_list() == ["kept", "kept", "dropped", None]
+    assert ledger["decision_of"].to_list() == ["", "", "0000", None]
+    last = ledger.row(3, named=True)
+    assert (last["status"], last["reason"], last["cost"], last["more"]) == ("rejected", "empty", 0.5, None)
+    assert ledger["more"][0] == '{"extra":[1]}' and "text" not in ledger.columns
+    write_jsonl(folder / "ledger" / "part-00000.jsonl", records[1:])
+    with pytest.raises(UserError, match="names 2 of 3 rows"):
+        main(Config(out=tmp_path / "short", **config))
+
+
+def test_another_threshold_reads_no_row_again(curate: Bench, tmp_path: Path) -> None:
+    """The columns of the first run serve the second in the same folder; other limits make them anew."""
+    rows = [row_of(number) for number in range(30)]
+    first = curate(rows)
+    config = {"out": first.folder, "generated": first.folder.parent / "generate", "map_rows": 0}
+    config["judged"] = first.folder.parent / "judge"
+
+    def made() -> dict[str, int]:
+        return {path.name: path.stat().st_mtime_ns for path in (first.folder / "raw" / "columns").rglob("*.arrow")}
+
+    before = made()
+    assert len(read_result(main(Config(**config, min_quality=3))).kept) == 14
+    assert made() == before
+    main(Config(**config, limits={"min_input_words": 4}))
+    assert made() != before and len(made()) == 1
+
+
+def test_several_processes_give_the_same(tmp_path: Path) -> None:
+    """Three parts on two processes: the same files as on one."""
+    rows = [asdict(row_of(number)) | {"instruction_id": "i"} for number in range(90)]
+    rows += [row | {"id": f"copy{number}", "instruction": "Say it all again."} for number, row in enumerate(rows[:9])]
+    folder = tmp_path / "generate"
+    with run.start(Made(out=folder), "test") as this:
+        for part in range(3):
+            write_jsonl(folder / "instructions" / f"part-{part:05}.jsonl", rows[part * 33 : part * 33 + 33])
+        this.finish()
+    config = {"generated": folder, "shard_rows": 40, "map_rows": 20}
+    one = main(Config(out=tmp_path / "one", **config))
+    two = main(Config(out=tmp_path / "two", workers=2, **config))
+    assert read_result(one).facts["reasons"] == {"near_duplicate": 9}
+    names = [path.relative_to(one) for path in one.rglob("*") if path.suffix in (".parquet", ".html", ".md")]
+    assert len(names) == 7
+    assert [name for name in names if (one / name).read_bytes() != (two / name).read_bytes()] == []
+
+
+@pytest.mark.slow
+def test_a_ray_cluster_gives_the_same(tmp_path: Path) -> None:
+    """Rows read and compared on a cluster of two nodes: the same files as in one process."""
+    ray = pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    rows = [asdict(row_of(number)) | {"instruction_id": "i"} for number in range(90)]
+    rows += [row | {"id": f"copy{number}", "instruction": "Say it all again."} for number, row in enumerate(rows[:9])]
+    folder = tmp_path / "generate"
+    with run.start(Made(out=folder), "test") as this:
+        for part in range(3):
+            write_jsonl(folder / "instructions" / f"part-{part:05}.jsonl", rows[part * 33 : part * 33 + 33])
+        this.finish()
+    config = {"generated": folder, "map_rows": 0}
+    one = main(Config(out=tmp_path / "one", **config))
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        cluster.add_node(num_cpus=1)
+        ray.init(address=cluster.address, log_to_driver=False)
+        two = main(Config(out=tmp_path / "two", engine="ray", workers=2, **config))
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+    assert read_result(one).facts["reasons"] == {"near_duplicate": 9}
+    names = [path.relative_to(one) for path in one.rglob("*") if path.suffix in (".parquet", ".html", ".md")]
+    assert [name for name in names if (one / name).read_bytes() != (two / name).read_bytes()] == []
