@@ -14,7 +14,9 @@ import json
 import statistics
 import time
 from collections import defaultdict
+from contextlib import suppress
 from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 
 from benchmarks.measure import ROOT, machine, median_spread, mock_server, table
@@ -32,20 +34,21 @@ def main(arguments: list[str] | None = None) -> None:
             install(system, given.venvs)
     systems = available(systems, given.venvs)
     results: Results = defaultdict(list)
-    with mock_server() as server:
-        for repeat in range(given.repeats):
-            for latency in given.latency:
-                for system in systems:
-                    server.reset(latency=latency)
-                    out = given.work / system.name.replace(":", "-")
-                    outcome = run_system(system, server, given.records, given.in_flight, out, given.limit, given.venvs)
-                    results[system, latency].append(outcome)
-                    tell(system, latency, repeat, outcome)
-    print(
-        f"\n{machine()}; {given.records} records, {given.in_flight} in flight, {given.repeats} repeats: median (range)"
-    )
+    turns = list(product(range(given.repeats), given.latency, systems))
+    with mock_server() as server, suppress(KeyboardInterrupt):
+        # Ctrl-C ends the measuring; what was measured is shown.
+        for repeat, latency, system in turns:
+            server.reset(latency=latency)
+            out = given.work / system.name.replace(":", "-")
+            outcome = run_system(system, server, given.records, given.in_flight, out, given.limit, given.venvs)
+            results[system, latency].append(outcome)
+            tell(system, latency, repeat, outcome)
+    done = f"{sum(map(len, results.values()))} of {len(turns)} runs"
+    print(f"\n{machine()}; {given.records} records, {given.in_flight} in flight; {done}, median (range)")
     for latency in given.latency:
-        print(f"\nLatency {1000 * latency:g} ms\n\n{render(systems, latency, results, given.records)}")
+        shown = [system for system in systems if results[system, latency]]
+        if shown:
+            print(f"\nLatency {1000 * latency:g} ms\n\n{render(shown, latency, results, given.records)}")
     if given.json:
         write_json(given.json, systems, results, given)
 
@@ -119,6 +122,14 @@ def render(systems: list[System], latency: float, results: Results, records: int
         f"× {ours.title}",
     ]
     return table(head, rows)
+
+
+def trouble(outcomes: list[Outcome]) -> str:
+    """What ended otherwise than well, behind the figures of the others."""
+    stopped = sum(one.used.stopped for one in outcomes)
+    failed = sum(bool(one.used.code) and not one.used.stopped for one in outcomes)
+    notes = [f"{stopped} stopped at the limit"] * bool(stopped) + [f"{failed} failed"] * bool(failed)
+    return f" ({', '.join(notes)})" if notes else ""
 
 
 def cpu(outcomes: list[Outcome], records: int) -> list[float]:

@@ -55,7 +55,8 @@ def mock_server(**behaviour: float) -> Iterator[MockServer]:
         "benchmarks.mock_server",
         *(f"{name}={value}" for name, value in behaviour.items()),
     ]
-    process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    # Ctrl-C is for the benchmark, which then ends the server.
+    process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
     assert process.stdin is not None, "stdin was asked for"
     assert process.stdout is not None, "stdout was asked for"
     try:
@@ -112,18 +113,20 @@ def run_measured(
         sampler = _Sampler(process.pid)
         sampler.start()
         stopped = False
-        while True:
-            pid, status, usage = os.wait4(process.pid, os.WNOHANG)
-            if pid:
-                break
-            if not stopped and (time.monotonic() - began > limit or (watch is not None and watch())):
-                stopped = True
-                kill_session(process.pid)
-            time.sleep(0.002 if watch else 0.02)
-        seconds = time.monotonic() - began
-        process.returncode = os.waitstatus_to_exitcode(status)
-        sampler.stop()
-        kill_session(process.pid)
+        try:
+            while True:
+                pid, status, usage = os.wait4(process.pid, os.WNOHANG)
+                if pid:
+                    break
+                if not stopped and (time.monotonic() - began > limit or (watch is not None and watch())):
+                    stopped = True
+                    kill_session(process.pid)
+                time.sleep(0.002 if watch else 0.02)
+            seconds = time.monotonic() - began
+            process.returncode = os.waitstatus_to_exitcode(status)
+        finally:
+            sampler.stop()
+            kill_session(process.pid)
     used = Used(
         process.returncode, max(usage.ru_utime + usage.ru_stime, sampler.cpu), seconds, sampler.peak_mb, stopped
     )

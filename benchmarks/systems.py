@@ -63,7 +63,8 @@ def find_systems(names: Sequence[str] = ()) -> list[System]:
         module = importlib.import_module(f"benchmarks.peers.{one.name}")
         found += [
             System(one.name, variant, title, module.FULL, module.REQUIREMENTS, module.LIBRARY)
-            for variant, title in module.VARIANTS.items()
+            # The peers of other comparisons live in the same folder, and have no variants.
+            for variant, title in getattr(module, "VARIANTS", {}).items()
         ]
     unknown = [name for name in names if not any(name in (one.name, one.module) for one in found)]
     if unknown:

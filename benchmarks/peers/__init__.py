@@ -1,1 +1,1 @@
-"""One module a system: what it needs installed, and how it gets N records from the mock server as its user would."""
+"""One module a system: what it needs installed, and how it does the job of a comparison as its user would."""
