@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 VERSION = 1
 """Raised when the index is built otherwise: older ones are made anew."""
 MEMORY = "2GB"
+REJECTED = "~"
+"""Stands in the id of a record that generate did not accept, after its own id."""
 CRITERIA = ("quality", "alignment", "coherence", "realism", "difficulty")
 TEXTS = ("instruction", "input", "output", "rejected_output")
 CELL = ("task_type", "input_data", "output_format", "difficulty_level")
@@ -35,9 +37,9 @@ ABOUT = {
 GENERATED = ABOUT | dict.fromkeys((*CELL, "instruction", "input", "output"), "VARCHAR")
 LINKS = ("instruction_id", "call_id", "facts_id", "teacher")
 LEDGER = {
-    "id": "VARCHAR", "call_id": "VARCHAR", "status": "VARCHAR", "reason": "VARCHAR", "of": "VARCHAR",
-    "similarity": "DOUBLE", "text": "VARCHAR", "facts_id": "VARCHAR", "teacher": "VARCHAR", "task_type": "VARCHAR",
-    "input_data": "VARCHAR", "document_type": "VARCHAR", "section": "VARCHAR", "output_format": "VARCHAR",
+    "id": "VARCHAR", "call_id": "VARCHAR", "status": "VARCHAR", "reason": "VARCHAR", "detail": "VARCHAR",
+    "of": "VARCHAR", "similarity": "DOUBLE", "text": "JSON", "facts_id": "VARCHAR", "teacher": "VARCHAR",
+    "task_type": "VARCHAR", "input_data": "VARCHAR", "document_type": "VARCHAR", "section": "VARCHAR", "output_format": "VARCHAR",
     "difficulty_level": "VARCHAR", "difficulty": "VARCHAR",
 }  # fmt: skip
 
@@ -155,13 +157,16 @@ def _write_texts(base: duckdb.DuckDBPyConnection, sources: Sources, path: Path) 
     columns = ", ".join(f"{_name(name)}" for name in ("id", *CELL, "instruction", "input", "output"))
     rows = f"SELECT {columns}, 'accepted' AS reason, '' AS detail FROM {_jsonl(sources.instructions, GENERATED)}"
     if sources.ledger:
+        # A rejected repeat has the id of the row that it repeats: the mark makes it a row of its own.
         rows += f""" UNION ALL BY NAME
-            SELECT coalesce(id, call_id || '-' || row_number() OVER ()) AS id, call_id, teacher, facts_id, task_type,
-                coalesce(input_data, document_type || CASE WHEN section IS NULL OR section IN ('', 'whole document')
-                    THEN '' ELSE ': ' || section END) AS input_data,
-                output_format, coalesce(difficulty_level, difficulty) AS difficulty_level, '' AS instruction,
-                '' AS input, coalesce("text", '') AS output, status AS reason, coalesce(reason, '') AS detail,
-                "of", similarity
+            SELECT coalesce(id, call_id) || '{REJECTED}' || row_number() OVER () AS id, call_id, teacher, facts_id,
+                task_type, coalesce(input_data, document_type || CASE WHEN section IS NULL
+                    OR section IN ('', 'whole document') THEN '' ELSE ': ' || section END) AS input_data,
+                output_format, coalesce(difficulty_level, difficulty) AS difficulty_level,
+                coalesce("text"->>'$.instruction', '') AS instruction, coalesce("text"->>'$.input', '') AS input,
+                coalesce(CASE json_type("text") WHEN 'OBJECT' THEN "text"->>'$.output' ELSE "text"->>'$' END, '')
+                    AS output,
+                coalesce(reason, status) AS reason, coalesce(detail, '') AS detail, "of", similarity
             FROM {_jsonl(sources.ledger, LEDGER)} WHERE status <> 'accepted'"""
     # Small row groups: one row is read without its hundred thousand neighbours.
     base.execute(f"COPY ({rows}) TO {_text(str(path))} (FORMAT parquet, ROW_GROUP_SIZE 20000)")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mediflow.review_decisions import JUDGING, Decision, Decisions, disagree
-from mediflow.review_index import CELL, CRITERIA, TEXTS, Sources, open_index, text_files
+from mediflow.review_index import CELL, CRITERIA, REJECTED, TEXTS, Sources, open_index, text_files
 from mediflow.review_text import diff_words
 from medsmith.errors import UserError
 
@@ -244,7 +244,8 @@ class Store:
                 base.executemany("INSERT INTO differ VALUES (?)", differ)
 
     def _lines(self, query: str, row: Mapping[str, Any]) -> list[dict[str, Any]]:
-        return [json.loads(line) for (line,) in self._all(query, [row["id"], row["call_id"] or row["id"]])]
+        own = row["id"].partition(REJECTED)[0]
+        return [json.loads(line) for (line,) in self._all(query, [own, row["call_id"] or own])]
 
     def _json(self, query: str, key: str | None) -> Any:
         found = self._all(query, [key]) if key else []

@@ -130,18 +130,24 @@ def test_a_duplicate_stands_beside_its_partner(store: Store) -> None:
 
 
 def test_a_generate_folder_shows_what_could_not_be_used(toy: Toy, tmp_path: Path) -> None:
-    """Accepted rows and failed calls are listed, the latter with raw text and reason; scores come from the judge."""
+    """Accepted rows, repeats and failed calls are listed, each with text and reason; scores come from the judge."""
     store = Store(find_sources(toy.generated, judged=toy.judged), Decisions(tmp_path / "d.jsonl"), tmp_path / "cache")
-    assert dict(store.facets["decision"]) == {"accepted": 48, "failed": 1}
-    (found,) = store.find({"decision": ["failed"]}, "ann")["rows"]
+    assert dict(store.facets["decision"]) == {"accepted": 48, "exact_duplicate": 1, "invalid_json": 1}
+    (found,) = store.find({"decision": ["invalid_json"]}, "ann")["rows"]
     row = store.row(found["id"])
     assert row is not None
     assert (row["output"], row["detail"], row["call_id"]) == (
         "Sorry, I cannot write <that>.",
-        "is not valid JSON",
+        "no JSON value",
         "call99",
     )
     assert [line["attempt"] for line in store.details(row)["ledger"]] == [2]
+    (found,) = store.find({"decision": ["exact_duplicate"]}, "ann")["rows"]
+    assert found["id"].startswith(f"{toy_row(0).id}~"), "a repeat is a row of its own"
+    repeat = store.row(found["id"])
+    assert repeat is not None and repeat["input"] == toy_row(0).input
+    assert store.details(repeat)["partner"]["id"] == toy_row(0).id
+    assert [line["status"] for line in store.details(repeat)["ledger"]] == ["accepted", "rejected"]
     assert store.find({"quality_max": 1.6}, "ann")["total"] == 4
 
 

@@ -157,10 +157,13 @@ def _generated(folder: Path, rows: list[Instruction]) -> Path:
                 | {"schema_hash": "5f1c", "status": "accepted", "cost": 0.0004, "contradictions": found}
             )  # fmt: skip
         ledger.append(
-            {"id": None, "call_id": "call99", "number": 99, "status": "failed", "reason": "is not valid JSON",
-             "text": "Sorry, I cannot write <that>.", "task_type": "summarization", "input_data": "triage_note",
+            {"id": None, "call_id": "call99", "number": 99, "status": "failed", "reason": "invalid_json",
+             "detail": "no JSON value", "text": "Sorry, I cannot write <that>.", "task_type": "summarization",
+             "input_data": "triage_note",
              "output_format": "json", "difficulty_level": "hard", "teacher": "phi-4", "attempt": 2}
         )  # fmt: skip
+        repeat = {name: parts[0][name] for name in ("instruction", "input", "output")}
+        ledger.append(ledger[0] | {"status": "rejected", "reason": "exact_duplicate", "of": rows[0].id, "text": repeat})
         write_jsonl(folder / "instructions" / "part-00000.jsonl", parts[:20])
         write_jsonl(folder / "instructions" / "part-00001.jsonl", parts[20:])
         write_jsonl(folder / "ledger" / "part-00000.jsonl", ledger)

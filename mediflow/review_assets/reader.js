@@ -6,15 +6,26 @@ import { MARKS } from "./list.js";
 const PARTS = ["instruction", "input", "output"];
 const isJson = (row) => row.output_format === "json";
 
-/** A text with what contradicts the patient marked. */
+/** A text with what contradicts the patient marked: the words said, within the sentence where they stand. */
 function marked(text, contradictions, part) {
-  const wrong = contradictions.filter((one) => one.said && (!one.where || !PARTS.includes(one.where) || one.where === part) && text.includes(one.said));
-  if (!wrong.length) return [text];
-  const found = wrong.map((one) => one.said.replace(/[.*+?^${}()|[\]\\]/g, "\\$&")).sort((a, b) => b.length - a.length);
-  return text.split(new RegExp(`(${found.join("|")})`)).map((piece) => {
-    const one = wrong.find((known) => known.said === piece);
-    return one ? el("mark", { class: "wrong", title: `${spaced(one.kind)}: the patient's is ${one.true}` }, piece) : piece;
-  });
+  const found = [];
+  for (const one of contradictions) {
+    const [said, where] = [String(one.said ?? ""), String(one.where ?? "")];
+    if (PARTS.includes(where) && where !== part) continue;
+    const sentence = where && !PARTS.includes(where) ? text.indexOf(where) : -1;
+    const at = sentence < 0 ? text.indexOf(said) : where.includes(said) ? sentence + where.indexOf(said) : sentence;
+    const length = sentence >= 0 && !where.includes(said) ? where.length : said.length;
+    if (at >= 0 && length) found.push([at, at + length, one]);
+  }
+  found.sort((a, b) => a[0] - b[0]);
+  const parts = [];
+  let done = 0;
+  for (const [from, upto, one] of found) {
+    if (from < done) continue;
+    parts.push(text.slice(done, from), el("mark", { class: "wrong", title: `${spaced(one.kind)}: the patient's is ${one.true}` }, text.slice(from, upto)));
+    done = upto;
+  }
+  return [...parts, text.slice(done)];
 }
 
 export function drawRow(row, into) {
@@ -126,7 +137,7 @@ function facts(row) {
   const said = (value) => (value !== null && typeof value === "object" ? Object.values(value).map(said).filter(Boolean).join(" ") : String(value ?? ""));
   const lines = Object.entries(row.facts || {}).filter(([name, value]) => name !== "id" && said(value)).map(([name, value]) => el("div", { class: "fact" }, el("span", {}, spaced(name)),
     el("div", {}, (Array.isArray(value) ? value : [value]).map((one) => el("div", { class: truths.some((truth) => said(one).includes(truth)) ? "contradicted" : null }, said(one))))));
-  return box("facts", "Facts of the patient", row.contradictions.map((one) => el("div", { class: "contradiction" }, el("b", {}, spaced(one.kind)), el("span", {}, " says ", el("del", {}, String(one.said)), one.true ? [", is ", el("ins", {}, String(one.true))] : null), one.where ? el("small", {}, ` in the ${spaced(one.where)}`) : null)), lines);
+  return box("facts", "Facts of the patient", row.contradictions.map((one) => el("div", { class: "contradiction" }, el("b", {}, spaced(one.kind)), el("span", {}, " says ", el("del", {}, String(one.said)), one.true ? [", is ", el("ins", {}, String(one.true))] : null), one.where ? el("small", {}, PARTS.includes(one.where) ? ` in the ${one.where}` : ` in “${one.where}”`) : null)), lines);
 }
 
 function provenance(row) {
