@@ -39,8 +39,8 @@ LINKS = ("instruction_id", "call_id", "facts_id", "teacher")
 LEDGER = {
     "id": "VARCHAR", "call_id": "VARCHAR", "status": "VARCHAR", "reason": "VARCHAR", "detail": "VARCHAR",
     "of": "VARCHAR", "similarity": "DOUBLE", "text": "JSON", "facts_id": "VARCHAR", "teacher": "VARCHAR",
-    "task_type": "VARCHAR", "input_data": "VARCHAR", "document_type": "VARCHAR", "section": "VARCHAR", "output_format": "VARCHAR",
-    "difficulty_level": "VARCHAR", "difficulty": "VARCHAR",
+    "task_type": "VARCHAR", "input_data": "VARCHAR", "document_type": "VARCHAR", "section": "VARCHAR",
+    "output_format": "VARCHAR", "difficulty_level": "VARCHAR", "difficulty": "VARCHAR",
 }  # fmt: skip
 
 
