@@ -22,7 +22,7 @@ from medsmith.errors import UserError
 if TYPE_CHECKING:
     import duckdb
 
-VERSION = 1
+VERSION = 2
 """Raised when the index is built otherwise: older ones are made anew."""
 MEMORY = "2GB"
 REJECTED = "~"
@@ -38,7 +38,8 @@ GENERATED = ABOUT | dict.fromkeys((*CELL, "instruction", "input", "output"), "VA
 LINKS = ("instruction_id", "call_id", "facts_id", "teacher")
 LEDGER = {
     "id": "VARCHAR", "call_id": "VARCHAR", "status": "VARCHAR", "reason": "VARCHAR", "detail": "VARCHAR",
-    "of": "VARCHAR", "similarity": "DOUBLE", "text": "JSON", "facts_id": "VARCHAR", "teacher": "VARCHAR",
+    "of": "VARCHAR", "similarity": "DOUBLE", "text": "JSON", "contradictions": "JSON",
+    "checked": "INTEGER", "facts_id": "VARCHAR", "teacher": "VARCHAR",
     "task_type": "VARCHAR", "input_data": "VARCHAR", "document_type": "VARCHAR", "section": "VARCHAR",
     "output_format": "VARCHAR", "difficulty_level": "VARCHAR", "difficulty": "VARCHAR",
 }  # fmt: skip
@@ -166,7 +167,8 @@ def _write_texts(base: duckdb.DuckDBPyConnection, sources: Sources, path: Path) 
                 coalesce("text"->>'$.instruction', '') AS instruction, coalesce("text"->>'$.input', '') AS input,
                 coalesce(CASE json_type("text") WHEN 'OBJECT' THEN "text"->>'$.output' ELSE "text"->>'$' END, '')
                     AS output,
-                coalesce(reason, status) AS reason, coalesce(detail, '') AS detail, "of", similarity
+                coalesce(reason, status) AS reason, coalesce(detail, '') AS detail, "of", similarity,
+                checked, json_array_length(contradictions)::INTEGER AS contradicted
             FROM {_jsonl(sources.ledger, LEDGER)} WHERE status <> 'accepted'"""
     # Small row groups: one row is read without its hundred thousand neighbours.
     base.execute(f"COPY ({rows}) TO {_text(str(path))} (FORMAT parquet, ROW_GROUP_SIZE 20000)")

@@ -145,7 +145,7 @@ def test_a_generate_folder_shows_what_could_not_be_used(toy: Toy, tmp_path: Path
     (found,) = store.find({"decision": ["exact_duplicate"]}, "ann")["rows"]
     assert found["id"].startswith(f"{toy_row(0).id}~"), "a repeat is a row of its own"
     repeat = store.row(found["id"])
-    assert repeat is not None and repeat["input"] == toy_row(0).input
+    assert repeat is not None and (repeat["input"], repeat["contradicted"]) == (toy_row(0).input, 1)
     assert store.details(repeat)["partner"]["id"] == toy_row(0).id
     assert [line["status"] for line in store.details(repeat)["ledger"]] == ["accepted", "rejected"]
     assert store.find({"quality_max": 1.6}, "ann")["total"] == 4

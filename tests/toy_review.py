@@ -163,7 +163,16 @@ def _generated(folder: Path, rows: list[Instruction]) -> Path:
              "output_format": "json", "difficulty_level": "hard", "teacher": "phi-4", "attempt": 2}
         )  # fmt: skip
         repeat = {name: parts[0][name] for name in ("instruction", "input", "output")}
-        ledger.append(ledger[0] | {"status": "rejected", "reason": "exact_duplicate", "of": rows[0].id, "text": repeat})
+        ledger.append(
+            ledger[0]
+            | {
+                "status": "rejected",
+                "reason": "exact_duplicate",
+                "of": rows[0].id,
+                "text": repeat,
+                "contradictions": wrong,
+            }
+        )
         write_jsonl(folder / "instructions" / "part-00000.jsonl", parts[:20])
         write_jsonl(folder / "instructions" / "part-00001.jsonl", parts[20:])
         write_jsonl(folder / "ledger" / "part-00000.jsonl", ledger)
