@@ -23,7 +23,7 @@ import medsmith.config
 from medsmith import run
 from medsmith.command import run_command
 from medsmith.errors import UserError
-from medsmith.llm import Chat, Engine, Journal, TeacherConfig, open_teacher, run_calls, summarise
+from medsmith.llm import Chat, Engine, Journal, Summary, TeacherConfig, open_teacher, run_calls
 from medsmith.records import Document, content_id, read_documents, write_jsonl
 
 PROMPTS = Path(__file__).parent / "prompts"
@@ -89,7 +89,7 @@ def prepare(config: Config, this: run.Run, chat: Chat) -> Path:
     if not rows:
         raise UserError(f"no document got a row; the first failed with: {failed[0]['reason']}; see failed.jsonl")
     this.facts["task"] = config.task
-    this.facts["teacher"] = {"model": config.teacher.model, **summarise(replies.values())}
+    this.facts["teacher"] = {"model": config.teacher.model, **Summary.of(replies.values()).facts()}
     this.facts["failed"] = dict(sorted(Counter(short(row["reason"]) for row in failed).items()))
     return this.finish(documents=len(documents), answered=answered, failed=len(failed), rows=len(rows))
 

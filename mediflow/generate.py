@@ -35,11 +35,10 @@ from medsmith.llm import (
     Chat,
     Engine,
     Journal,
+    Summary,
     TeacherConfig,
     open_teachers,
-    refuse_silence,
     run_calls,
-    summarise,
 )
 
 LICENCE = "CDLA-Permissive-2.0"
@@ -145,18 +144,18 @@ def generate(config: Config, this: run.Run, chat: Chat, source: Source | None = 
             total=calls.planned,
         )
         assert rounds.finished, "a call was not admitted"
-        refuse_silence(rows.values(), config.allow_failed)
+        usage = Summary.of(rows.values())
+        usage.refuse_silence(config.allow_failed)
         counts = books.finish()
         if not counts["accepted"]:
             raise UserError(
                 f"none of {counts['calls']} calls gave a usable example; most often: {books.commonest_reason()}, see "
                 f"{this.folder / 'ledger'}"
             )
-        usage = summarise(rows.values())
     this.facts["licences"] |= {"synthetic": LICENCE}
     this.facts["simulated"] = this.facts["simulated"] or SIMULATED in books.models
     names = [teacher.name for teacher in config.teachers]
-    this.facts |= {"teacher": ", ".join(teacher.model for teacher in config.teachers), "usage": usage}
+    this.facts |= {"teacher": ", ".join(teacher.model for teacher in config.teachers), "usage": usage.facts()}
     this.facts |= {"teachers": dict(books.teachers)} if names[1:] else {}
     if counts["facts_checked"]:
         this.facts["contradicted_share"] = round(counts["facts_contradicted"] / counts["facts_checked"], 6)

@@ -42,11 +42,10 @@ from medsmith.llm import (
     ChatRequest,
     Engine,
     Journal,
+    Summary,
     TeacherConfig,
     open_teacher,
-    refuse_silence,
     run_calls,
-    summarise,
 )
 from medsmith.records import IndexedJsonl, read_jsonl, read_parts, write_jsonl
 
@@ -126,10 +125,11 @@ def judge(config: Config, this: run.Run, chat: Chat) -> Path:
     with Journal(this.folder / "raw" / "calls.jsonl") as journal:
         total = count_instructions(config) + config.calibrate
         rows = run_calls(requests, chat, journal, config.teacher.concurrency, "judge", follow_up=follow_up, total=total)
-        refuse_silence(rows.values(), config.allow_failed)
+        usage = Summary.of(rows.values())
+        usage.refuse_silence(config.allow_failed)
         counts = _write(this.folder, config, asked, rows)
-        this.facts["simulated"] = this.facts["simulated"] or any(row["model"] == SIMULATED for row in rows.values())
-        this.facts |= {"judge": config.teacher.model, "usage": summarise(rows.values())}
+        this.facts["simulated"] = this.facts["simulated"] or SIMULATED in usage.models
+        this.facts |= {"judge": config.teacher.model, "usage": usage.facts()}
         if config.calibrate:
             this.facts["calibration"] = _calibration(this.folder, config, asked, rows)
     this.facts["agreement"] = _agreement(this.folder, config.others)

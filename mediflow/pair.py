@@ -40,11 +40,10 @@ from medsmith.llm import (
     ChatRequest,
     Engine,
     Journal,
+    Summary,
     TeacherConfig,
     open_teacher,
-    refuse_silence,
     run_calls,
-    summarise,
 )
 from medsmith.records import Instruction, content_id, read_jsonl, write_jsonl, write_parquet
 
@@ -134,9 +133,8 @@ def main(config: Config) -> Path:
             else:
                 with open_teacher(config.teacher, engine=config.engine, folder=this.folder) as chat:
                     paired = make_pairs(slots, config, chat, journal, truth)
-            refuse_silence(paired.calls.values(), config.allow_failed)
-            simulated = any(row["model"] == SIMULATED for row in paired.calls.values())
-            usage = summarise(paired.calls.values())
+            usage = Summary.of(paired.calls.values())
+            usage.refuse_silence(config.allow_failed)
         pairs, repeated = _distinct(paired.pairs)
         kept, unbalanced = balance_lengths(pairs, config.balance)
         if not kept:
@@ -144,10 +142,10 @@ def main(config: Config) -> Path:
         dropped = repeated + unbalanced
         assert len(slots) == len(kept) + len(dropped) + len(paired.failed), "a pair vanished"
         _write(this.folder, kept, dropped, paired)
-        this.facts["simulated"] = bool(this.facts["simulated"]) or simulated
+        this.facts["simulated"] = bool(this.facts["simulated"]) or SIMULATED in usage.models
         this.facts |= {
             "teacher": config.teacher.model if config.teacher else "rules",
-            "usage": usage,
+            "usage": usage.facts(),
             "length_ratio": {"before": summarise_lengths(paired.pairs), "after": summarise_lengths(kept)},
             "proof": _count_proofs(kept, paired.proofs),
             "reasons": dict(

@@ -89,6 +89,15 @@ class Summary:
         self.counts = dict.fromkeys(("calls", "failed", "attempts", "prompt_tokens", "completion_tokens"), 0)
         self.cost = 0.0
         self.last_error = ""
+        self.models: set[str] = set()
+
+    @classmethod
+    def of(cls, rows: Iterable[dict[str, Any]]) -> Summary:
+        """The totals of these rows."""
+        summary = cls()
+        for row in rows:
+            summary.add(row)
+        return summary
 
     def add(self, row: dict[str, Any]) -> None:
         """Count a row."""
@@ -98,6 +107,8 @@ class Summary:
         for name in ("prompt_tokens", "completion_tokens"):
             counts[name] += row["usage"].get(name, 0)
         self.cost += row["cost"]
+        if row["model"]:
+            self.models.add(row["model"])
         if row["error"]:
             counts["failed"] += 1
             self.last_error = row["error"]
@@ -114,23 +125,6 @@ class Summary:
                 f"{failed} of {calls} calls had no answer, the last with: {self.last_error}; run again to "
                 "try those once more, or raise allow_failed to go on without them"
             )
-
-
-def summarise(rows: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """Usage totals over journal rows; see `Summary`."""
-    return _summary(rows).facts()
-
-
-def refuse_silence(rows: Iterable[dict[str, Any]], allowed_share: float) -> None:
-    """UserError where more than a share of the calls have no answer; see `Summary`."""
-    _summary(rows).refuse_silence(allowed_share)
-
-
-def _summary(rows: Iterable[dict[str, Any]]) -> Summary:
-    summary = Summary()
-    for row in rows:
-        summary.add(row)
-    return summary
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
-from medsmith.calls import Summary, refuse_silence, run_calls, summarise
+from medsmith.calls import Summary, run_calls
 from medsmith.chat import (
     BulkChat,
     Chat,
@@ -62,9 +62,7 @@ __all__ = [
     "chat_request",
     "open_teacher",
     "open_teachers",
-    "refuse_silence",
     "run_calls",
-    "summarise",
 ]
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from mediflow.judge import CRITERIA, SCHEMA, Config, judge, main, mean_scores, read_samples
+from mediflow.calibrate import CRITERIA
+from mediflow.judge import SCHEMA, Config, judge, main, mean_scores, read_samples
 from mediflow.prompt import read_request
 from medsmith import run
 from medsmith.config import Config as BaseConfig

@@ -15,7 +15,7 @@ from medsmith.calls import FAILURES_IN_A_ROW, LOOK_AHEAD
 from medsmith.chat import Lane, Teachers
 from medsmith.errors import UserError
 from medsmith.limits import BudgetReached
-from medsmith.llm import ChatError, ChatReply, ChatRequest, FakeChat, Journal, refuse_silence, run_calls, summarise
+from medsmith.llm import ChatError, ChatReply, ChatRequest, FakeChat, Journal, Summary, run_calls
 from tests.toy_teacher import ask, teacher
 
 
@@ -31,10 +31,10 @@ def test_what_failed_is_called_again_by_the_next_run(tmp_path: Path) -> None:
         ("bad", True),
         ("down", False),
     ]
-    assert summarise(rows.values())["failed"] == 2
+    assert Summary.of(rows.values()).facts()["failed"] == 2
     with pytest.raises(UserError, match="2 of 3 calls had no answer, the last with"):
-        refuse_silence(rows.values(), 0.6)
-    refuse_silence(rows.values(), 0.7)
+        Summary.of(rows.values()).refuse_silence(0.6)
+    Summary.of(rows.values()).refuse_silence(0.7)
     second = FakeChat(["b", "c"])
     with Journal(tmp_path / "j.jsonl") as journal:
         rows = run_calls(requests, second, journal, 1, "test")

@@ -171,7 +171,7 @@ OFFLINE = """
 import json, sys
 from pathlib import Path
 from medsmith.config import load
-from medsmith.llm import Journal, TeacherConfig, open_teacher, run_calls, summarise
+from medsmith.llm import Journal, TeacherConfig, open_teacher, run_calls
 
 if __name__ == "__main__":
     config = load(TeacherConfig, json.loads(sys.argv[1]))
