@@ -111,8 +111,17 @@ def _read_light(folder: Path) -> Iterable[Instruction]:
     for shard in shards:
         for batch in pyarrow.parquet.ParquetFile(shard).iter_batches(20_000, columns=list(RANKED_BY)):
             for row in batch.to_pylist():
-                columns = (sys.intern(row[name]) for name in RANKED_BY[2:-1])
-                yield Instruction(row["id"], content_id(row["instruction"]), "", "", *columns, quality=row["quality"])
+                yield Instruction(
+                    id=row["id"],
+                    instruction=content_id(row["instruction"]),
+                    input="",
+                    output="",
+                    task_type=sys.intern(row["task_type"]),
+                    input_data=sys.intern(row["input_data"]),
+                    output_format=sys.intern(row["output_format"]),
+                    difficulty_level=sys.intern(row["difficulty_level"]),
+                    quality=row["quality"],
+                )
 
 
 def _read_rows(folder: Path, ids: set[str]) -> dict[str, Instruction]:
