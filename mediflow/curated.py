@@ -30,8 +30,8 @@ FACTS = ("checked", "contradicted")
 GROUP_ROWS = 5000
 ROW_COLUMNS = [field.name for field in fields(Instruction)]
 LEDGER_TEXT = (
-    "id", "call_id", "repair_id", "instruction_id", "task_type", "document_type", "section", "input_data", "output_format",
-    "difficulty_level", "teacher", "model", "schema_hash", "status", "reason", "detail", "of", "parent", "facts_id",
+    "id", "call_id", "repair_id", "instruction_id", "task_type", "document_type", "section", "input_data",
+    "output_format", "difficulty_level", "teacher", "model", "schema_hash", "status", "reason", "detail", "of", "parent", "facts_id",
 )  # fmt: skip
 LEDGER_INTEGERS = ("number", "seed", "attempt", "round")
 LEDGER_REALS = ("temperature", "similarity", "cost")
