@@ -31,7 +31,8 @@ GROUP_ROWS = 5000
 ROW_COLUMNS = [field.name for field in fields(Instruction)]
 LEDGER_TEXT = (
     "id", "call_id", "repair_id", "instruction_id", "task_type", "document_type", "section", "input_data",
-    "output_format", "difficulty_level", "teacher", "model", "schema_hash", "status", "reason", "detail", "of", "parent", "facts_id",
+    "output_format", "difficulty_level", "teacher", "model", "schema_hash", "status", "reason", "detail", "of",
+    "parent", "facts_id",
 )  # fmt: skip
 LEDGER_INTEGERS = ("number", "seed", "attempt", "round")
 LEDGER_REALS = ("temperature", "similarity", "cost")
