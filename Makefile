@@ -14,7 +14,7 @@ ONE_THREAD := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE
 PYTEST := $(ONE_THREAD) $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := all
-.PHONY: all run test slow gpu check format nano tables lock clean help
+.PHONY: all run test slow gpu vllm-env check format nano tables lock clean help
 
 all: check test ## what CI does: check and test (the default)
 
@@ -30,6 +30,9 @@ test: $(READY) ## every quick test, offline, on two processes
 
 slow: $(READY) ## the tests that take more than ten seconds each
 	$(PYTEST) -m "slow and not gpu and not network" || test $$? = 5 # 5: there are none
+
+vllm-env: ## an environment with vLLM for CPUs (2.5 GB), for the slow tests that meet a real one
+	.ci/vllm-env
 
 gpu: $(READY) ## the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu
