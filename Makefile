@@ -63,4 +63,4 @@ clean: ## remove the environment and caches; out/ stays, it may hold paid work
 	rm -rf $(VENV) .venv-ci .cache .pytest_cache .mypy_cache .ruff_cache dist build
 
 help: ## this list
-	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 10

@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from mediflow.agreement import krippendorff_alpha
 from mediflow.flaws import RULES, apply_rule
 from medsmith.intervals import Interval, wilson
 from medsmith.records import content_id
@@ -84,31 +85,9 @@ def _compare(verdicts: Sequence[Verdict], criterion: str) -> dict[str, Any]:
     }
 
 
-def agreement(ratings: Sequence[Sequence[float | None]]) -> float | None:
-    """Krippendorff's alpha at interval level: rows are raters (or samples), columns are things rated, None is missing.
-
-    1 is full agreement, 0 what chance gives; None where it is undefined (fewer than two ratings of anything, or all
-    ratings equal, which says nothing about telling things apart). Krippendorff 2004, Content Analysis, chapter 11.
-    """
-    import krippendorff
-    import numpy as np
-
-    table = np.array([[np.nan if value is None else value for value in row] for row in ratings], dtype=float)
-    if table.size == 0:
-        return None
-    shared = table[:, (~np.isnan(table)).sum(axis=0) > 1]
-    values = shared[~np.isnan(shared)]
-    if len(np.unique(values)) < 2:
-        return None
-    return round(float(krippendorff.alpha(reliability_data=shared, level_of_measurement="interval")), 4)
-
-
 def sample_agreement(samples: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, float | None]:
     """By criterion, the agreement of a judge with itself: `samples` are the judgements of each instruction."""
-    most = max((len(one) for one in samples), default=0)
     return {
-        name: agreement(
-            [[one[number][name]["score"] if number < len(one) else None for one in samples] for number in range(most)]
-        )
+        name: krippendorff_alpha(([sample[name]["score"] for sample in one] for one in samples), "interval")
         for name in CRITERIA
     }

@@ -19,10 +19,10 @@ from typing import Any
 
 from pydantic import Field
 
+from mediflow.agreement import krippendorff_alpha
 from mediflow.calibrate import (
     CRITERIA,
     Verdict,
-    agreement,
     calibration_order,
     plant_error,
     sample_agreement,
@@ -319,7 +319,7 @@ def _agreement(folder: Path, others: Iterable[Path]) -> dict[str, Any]:
             raise UserError(f"{other} judged none of the instructions of {folder}; give a judge of the same folder")
         both = [(row["mean"], means.get(row["instruction_id"], dict.fromkeys(CRITERIA))) for row in own]
         found[str(other)] = {
-            name: agreement([[one[name] for one, _ in both], [two[name] for _, two in both]]) for name in CRITERIA
+            name: krippendorff_alpha(([one[name], two[name]] for one, two in both), "interval") for name in CRITERIA
         }
     return found
 

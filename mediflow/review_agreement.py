@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from itertools import combinations
 from typing import Any
 
+from mediflow.agreement import cohen_kappa, krippendorff_alpha
 from mediflow.review_decisions import JUDGING, Decision, disagree
 
 Labels = Mapping[str, Mapping[str, str]]
@@ -25,7 +26,7 @@ def agreement(latest: Mapping[str, Mapping[str, Decision]]) -> dict[str, Any]:
     return {
         "reviewers": [{"name": who, **counts[who], "all": counts[who].total()} for who in sorted(counts)],
         "pairs": [pair(labels, one, other) for one, other in combinations(sorted(counts), 2)],
-        "alpha": krippendorff_alpha(list(said.values()) for said in labels.values()),
+        "alpha": krippendorff_alpha((list(said.values()) for said in labels.values()), "nominal"),
         "rows_judged": sum(bool(said) for said in labels.values()),
         "rows_shared": sum(len(said) > 1 for said in labels.values()),
         "disagreements": [
@@ -50,41 +51,3 @@ def pair(labels: Labels, one: str, other: str) -> dict[str, Any]:
         "table": [[table[first, second] for second in JUDGING] for first in JUDGING],
         "labels": list(JUDGING),
     }
-
-
-def cohen_kappa(both: Iterable[tuple[str, str]]) -> float | None:
-    """Cohen's kappa: agreement beyond chance. None without a row, or where both gave one and the same label always."""
-    said = list(both)
-    if not said:
-        return None
-    rows = len(said)
-    first, second = Counter(a for a, _ in said), Counter(b for _, b in said)
-    chance = sum(first[label] * second[label] for label in first) / rows**2
-    if chance == 1:
-        return None
-    return (sum(a == b for a, b in said) / rows - chance) / (1 - chance)
-
-
-def krippendorff_alpha(units: Iterable[Iterable[str]]) -> float | None:
-    """Krippendorff's alpha for names without an order, any number of reviewers, with gaps; None where it has no value.
-
-    A unit is all labels that one row got; units with fewer than two say nothing.
-    """
-    pairs: Counter[tuple[str, str]] = Counter()
-    for unit in units:
-        counts = Counter(unit)
-        size = counts.total()
-        if size < 2:
-            continue
-        for one in counts:
-            for other in counts:
-                pairs[one, other] += counts[one] * (counts[other] - (one == other)) / (size - 1)  # type: ignore[assignment]
-    values: Counter[str] = Counter()
-    for (one, _), weight in pairs.items():
-        values[one] += weight
-    total = values.total()
-    expected = total**2 - sum(count**2 for count in values.values())
-    if not expected:
-        return None
-    observed = sum(weight for (one, other), weight in pairs.items() if one != other)
-    return 1 - (total - 1) * observed / expected

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from mediflow.review_agreement import agreement, cohen_kappa, krippendorff_alpha
+from mediflow.agreement import cohen_kappa, krippendorff_alpha
+from mediflow.review_agreement import agreement
 from mediflow.review_decisions import Decision, Decisions
 from mediflow.review_text import check_edit
 from medsmith.errors import UserError
@@ -125,8 +126,10 @@ def test_agreement_is_that_of_the_textbooks() -> None:
     assert cohen_kappa(both) == pytest.approx(0.4)
     observers = ("123321412...", "1233224125.3", ".3332342251.", "12332441251.")
     units = [[row[at] for row in observers if row[at] != "."] for at in range(12)]
-    assert krippendorff_alpha(units) == pytest.approx(0.743, abs=0.0005)
-    assert cohen_kappa([]) is None and cohen_kappa([("a", "a")]) is None and krippendorff_alpha([["a"]]) is None
+    assert krippendorff_alpha(units, "nominal") == pytest.approx(0.743, abs=0.0005)
+    assert (
+        cohen_kappa([]) is None and cohen_kappa([("a", "a")]) is None and krippendorff_alpha([["a"]], "nominal") is None
+    )
     assert cohen_kappa([("a", "r"), ("r", "a")]) == pytest.approx(-1.0)
 
 
