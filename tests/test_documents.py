@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -39,8 +40,10 @@ def tasks() -> str:
 def documents() -> str:
     from mediflow.taxonomy import load_taxonomy
 
-    found = load_taxonomy().documents
-    return table("document type | sections", ((f"`{name}`", ", ".join(one.sections)) for name, one in found.items()))
+    taxonomy = load_taxonomy()
+    inputs = Counter(name for name, _ in taxonomy.inputs())
+    rows = ((f"`{name}`", inputs[name], ", ".join(one.sections)) for name, one in taxonomy.documents.items())
+    return table("document type | inputs: the whole, and sections by themselves | sections", rows)
 
 
 def experts() -> str:
@@ -136,8 +139,8 @@ def test_commands_named_in_documents_exist(name: str) -> None:
             *re.findall(r"(?m)^(?: {4}|\$ )?(?:make|medsmith|python) .*$", text_of(name)),
         ]
     )
-    targets = set(re.findall(r"(?m)^([a-z]+):", text_of("Makefile")))
-    assert set(re.findall(r"(?m)^\s*make ([a-z]+)", text)) - targets == set()
+    targets = set(re.findall(r"(?m)^([a-z-]+):", text_of("Makefile")))
+    assert set(re.findall(r"(?m)^\s*make ([a-z-]+)", text)) - targets == set()
     words = set(re.findall(r"(?m)^\s*medsmith ([\w.]+)", text)) | set(re.findall(r"python -m ([\w]+\.[\w.]+)", text))
     dotted = {word for word in words if "." in word}
     assert words - dotted - set(VERBS) == set()
