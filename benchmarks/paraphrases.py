@@ -1,7 +1,8 @@
 """A simulated patient in other words than the clinic's own, as a teacher may write it.
 
 Each topic is a list of wordings with slots for the patient. The rules were mended once on WORDINGS (before:
-recall 82 %, precision 74 % at 40 % planted); LATER_WORDINGS shows what they do with wordings not seen before.
+recall 82 %, precision 74 % at 40 % planted), later on LATER_WORDINGS (before: recall 76 %, precision 97 % at 5 %).
+`paraphrases_held_out.py` shows what they do with wordings not seen before.
 """
 
 from __future__ import annotations
@@ -161,7 +162,7 @@ LATER_WORDINGS: dict[str, list[str]] = {
         "The patient should come to {specialty} in {weeks} weeks.",
     ],
 }
-"""Written after the rules had been mended on WORDINGS, and measured without mending them again."""
+"""Written after the rules had been mended on WORDINGS; now a second set for mending."""
 
 FREQUENCIES = {
     "daily": ("once daily", "every morning", "qd", "once a day"),
@@ -171,6 +172,9 @@ FREQUENCIES = {
 }
 UNITS = {"mg": ("mg", "milligrams"), "mcg": ("mcg", "micrograms", "µg"), "g": ("g", "grams"), "mL": ("mL", "ml")}
 LEVELS = {"high": ("elevated", "raised", "high"), "low": ("reduced", "low"), "normal": ("normal",)}
+FLAGS = {"high": "H", "low": "L", "normal": "WNL"}
+SHORT = {"daily": "qd", "twice daily": "bid", "every eight hours": "q8h", "at bedtime": "qhs"}
+SHORT_ALLERGIES = {"penicillin": "PCN"}
 AROUND = {"high": "above", "low": "below", "normal": "within"}
 
 
@@ -187,20 +191,25 @@ def paraphrase(patient: Patient, rng: random.Random, wordings_of: dict[str, list
 def _slots(p: Patient, rng: random.Random) -> dict[str, Any]:
     lab, medication = p.main.lab, rng.choice((*p.medications, p.new_medication))
     level = "high" if p.lab_value > lab.high else "low" if p.lab_value < lab.low else "normal"
-    others = " and ".join(p.diseases[1:])
+    others, level_word = " and ".join(p.diseases[1:]), rng.choice(LEVELS[level])
     slots = {
         "age": p.age, "sex": p.sex, "gender": "female" if p.sex == "woman" else "male", "days": p.days,
         "s0": p.symptoms[0], "s1": " and ".join(p.symptoms[1:]) or p.symptoms[0],
         "d0": p.denied[0] if p.denied else "rash", "d1": p.denied[-1] if p.denied else "rash",
         "lab": lab.name, "value": f"{p.lab_value:g}", "lab_unit": lab.unit, "low": lab.low, "high": lab.high,
-        "level": rng.choice(LEVELS[level]), "around": AROUND[level],
+        "level": level_word, "around": AROUND[level],
         "temperature": p.temperature, "fahrenheit": f"{p.temperature * 1.8 + 32:.1f}", "pulse": p.pulse,
         "systolic": p.systolic, "diastolic": p.diastolic, "size": p.size, "side": p.side,
         "finding": p.main.finding or "", "absent": p.absent_finding, "main": p.main.name, "code": p.main.code,
         "others": others, "allergy": p.allergy, "weeks": p.follow_up_weeks, "follow_days": 7 * p.follow_up_weeks,
-        "specialty": p.main.specialty, **_regimen(medication, rng),
+        "specialty": p.main.specialty, "g": p.sex[0] if p.sex == "man" else "f", "S": p.side[0].upper(),
+        "abbreviation": p.main.abbreviation, "flag": FLAGS[level], "star": "" if level == "normal" else "*",
+        "article": "an" if level_word[0] in "aeiou" else "a", "article_size": "a",
+        "short": SHORT[medication.frequency], "allergy_short": SHORT_ALLERGIES.get(p.allergy, p.allergy),
+        **_regimen(medication, rng),
     }  # fmt: skip
-    for name in ("s0", "s1", "d0", "d1", "drug", "disease", "lab", "finding", "absent", "others", "allergy"):
+    slots["G"] = str(slots["g"]).upper()
+    for name in ("s0", "s1", "d0", "d1", "drug", "disease", "lab", "finding", "absent", "others", "allergy", "size"):
         value = str(slots[name])
         slots[name.capitalize()] = value[:1].upper() + value[1:]
     return slots
