@@ -100,10 +100,10 @@ def start(config: Config, command: str) -> Iterator[Run]:
     """Open the run folder `config.out` under a lock, clear what is stale, hand over a Run to finish.
 
     Raises:
-        UserError: an input does not exist or is not finished, another process holds the folder, or the disk is full
-            or not ours to write on.
+        UserError: an input does not exist or is not finished, another process holds the folder, it holds what this
+            run must not clear, or the disk is full or not ours to write on.
     """
-    folder = config.out
+    folder, ours = config.out, False
     wanted = step_identity(command, config)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -116,11 +116,14 @@ def start(config: Config, command: str) -> Iterator[Run]:
         fault = _storage_fault(error, folder) or UserError(f"{folder}: {error.strerror}; choose another out=")
         raise fault from None
     try:
+        _refuse_what_is_not_ours(folder, command, config)
+        ours = True
         resumed = _prepare(folder, wanted)
         yield Run(folder, command, config, wanted, resumed, _inherited_facts(config))
     except Exception as error:  # marked and raised again: nothing is swallowed here
         with contextlib.suppress(OSError):
-            if folder.is_dir() and read_record(folder) is None:
+            # A mark on a folder of others would let the next try clear it.
+            if ours and folder.is_dir() and read_record(folder) is None:
                 _mark(folder, wanted, f"{type(error).__name__}: {error}".strip().splitlines()[0])
         raise _storage_fault(error, folder) or error from error.__cause__
     finally:
@@ -230,16 +233,26 @@ def _read_mapping(path: Path) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
+def _refuse_what_is_not_ours(folder: Path, command: str, config: Config) -> None:
+    """Refuse a folder whose content this run must not clear: of others, of another command, or one of its inputs."""
+    marked = (folder / RECORD).exists() or (folder / STARTED).exists()
+    # A kill in the first moment leaves a started.json that was not yet renamed into place.
+    if not marked and any(path.name not in {LOCK, "log", f"{STARTED}.partial"} for path in folder.iterdir()):
+        raise UserError(f"{folder} holds files that no run of ours wrote; choose an empty or new folder as out=")
+    for name, path in artefacts(config).items():
+        if path.resolve().is_relative_to(folder.resolve()):
+            raise UserError(f"out={folder} would clear the input {name}={path}; choose another folder as out=")
+    held = (read_record(folder) or {}).get("command", command)
+    if held != command:
+        raise UserError(f"{folder} holds a finished run of {held}, not of {command}; choose another out= or remove it")
+
+
 def _prepare(folder: Path, wanted: dict[str, Any]) -> bool:
     """Leave in the folder only what a run of this identity may use; True where an unfinished try is continued."""
     finished, tried = read_record(folder) is not None, read_started(folder)
     if not finished and tried and tried.get("identity") == wanted:
         _mark(folder, wanted)
         return True
-    ours = (folder / RECORD).exists() or (folder / STARTED).exists()
-    # A kill in the first moment leaves a started.json that was not yet renamed into place.
-    if not ours and any(path.name not in {LOCK, "log", f"{STARTED}.partial"} for path in folder.iterdir()):
-        raise UserError(f"{folder} holds files that no run of ours wrote; choose an empty or new folder as out=")
     # A kill from here on must find neither a finished run nor one of the wanted identity in a half-cleared folder.
     _mark(folder, {})
     (folder / RECORD).unlink(missing_ok=True)

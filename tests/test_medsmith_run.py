@@ -247,15 +247,34 @@ def test_a_try_killed_in_its_first_moment_is_ours(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_others_is_left_alone(tmp_path: Path) -> None:
-    """Files that no run of ours wrote are never cleared."""
+    """Files that no run of ours wrote are never cleared, also not by the second try with other settings."""
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "thesis.txt").write_text("precious")
-    with (
-        pytest.raises(UserError, match="holds files that no run of ours wrote"),
-        run.start(Settings(out=tmp_path / "a"), "toy.make"),
+    for rate in (0.1, 0.5):
+        with (
+            pytest.raises(UserError, match="holds files that no run of ours wrote"),
+            run.start(Settings(out=tmp_path / "a", rate=rate), "toy.make"),
+        ):
+            pass
+    assert files(tmp_path / "a") == [".lock", "thesis.txt"]
+
+
+def test_an_input_or_the_run_of_another_command_is_not_cleared(tmp_path: Path) -> None:
+    """`out=` given as an input, the folder above it, or a folder that another command finished changes nothing."""
+    made = make(tmp_path / "a" / "b")
+    before = output_digests(made)
+    stop_half_way(Settings(out=tmp_path / "c"))
+    (tmp_path / "c" / "text.txt").write_text("x")
+    for config, message in (
+        (Settings(out=made, data=made), "would clear the input data="),
+        (Settings(out=tmp_path / "c", data=tmp_path / "c" / "text.txt"), "unfinished"),
+        (Settings(out=made, sources={"one": made / "text.txt"}), "would clear the input sources.one="),
+        (Settings(out=made), "holds a finished run of toy.make, not of toy.use"),
     ):
-        pass
-    assert (tmp_path / "a" / "thesis.txt").read_text() == "precious"
+        with pytest.raises(UserError, match=message), run.start(config, "toy.use"):
+            pass
+    assert output_digests(made) == before
+    assert run.is_intact(made, run.require_finished(made))
 
 
 def test_a_failed_run_says_so(tmp_path: Path) -> None:
