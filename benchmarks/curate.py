@@ -2,6 +2,7 @@
 
     python -m benchmarks.curate --rows 1000000 --folder /tmp/curate --workers 2
     python -m benchmarks.curate --rows 100000 --folder /tmp/curate100k --peer-python /tmp/peers/bin/python
+    python -m benchmarks.curate --rows 100000 --folder /tmp/heldout --frames heldout --seed 11
 
 The rows and what is planted among them: benchmarks/curate_rows.py. `mediflow.curate` runs as a process; with
 `--peer-python`, an environment that has datasketch and semhash, so do these on the same rows. The second run of ours
@@ -18,7 +19,9 @@ from typing import Any
 
 import polars
 
-from benchmarks.curate_rows import MISSES, write_rows
+from benchmarks import curate_frames_heldout as heldout
+from benchmarks.curate_rows import MISSES as DEVELOPMENT_MISSES
+from benchmarks.curate_rows import write_rows
 from benchmarks.measure import Used, run_measured
 from benchmarks.peers.duplicates import SEMHASH_ROWS
 from medsmith import run
@@ -27,6 +30,7 @@ from medsmith.records import read_json, read_jsonl, write_json
 
 HOUR = 3600.0
 PEERS = ("datasketch", "semhash")
+MISSES = tuple(dict.fromkeys((*DEVELOPMENT_MISSES, *heldout.MISSES)))
 
 
 class Made(Config):
@@ -38,12 +42,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--frames", choices=("development", "heldout"), default="development")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--peer-python", default="", help="a Python that has datasketch and semhash")
     given = parser.parse_args()
     folder = given.folder.resolve()
-    make(folder, given.rows, given.seed)
+    make(folder, given.rows, given.seed, given.frames)
     results = [ours(folder, given.workers, given.rows)]
     for peer in PEERS if given.peer_python else ():
         results.append(beside(folder, peer, given.peer_python))
@@ -51,12 +56,13 @@ def main() -> None:
     print(table(results))
 
 
-def make(folder: Path, rows: int, seed: int) -> None:
+def make(folder: Path, rows: int, seed: int, frames: str) -> None:
     """A generate folder, a judge folder and a benchmark, unless they are there."""
     if (folder / "judge" / "run.json").is_file():
         return
     with run.start(Made(out=folder / "generate"), "benchmark") as this:
-        counts = write_rows(this.folder, rows, seed)
+        other = heldout.rows(rows, seed) if frames == "heldout" else None
+        counts = write_rows(this.folder, rows, seed, rows=other)
         for name in ("scores.jsonl", "truth.jsonl", "benchmark"):
             (this.folder / name).rename(folder / name)
         this.facts["simulated"] = True

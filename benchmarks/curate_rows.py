@@ -237,8 +237,13 @@ def benchmark_items(count: int, seed: int) -> list[dict[str, str]]:
     return items
 
 
-def write_rows(folder: Path, count: int, seed: int, part_rows: int = 50_000) -> dict[str, int]:
-    """Write instructions/, ledger/, scores.jsonl, benchmark/ and truth.jsonl; return how many of each kind."""
+def write_rows(
+    folder: Path, count: int, seed: int, part_rows: int = 50_000, rows: Iterator[dict[str, Any]] | None = None
+) -> dict[str, int]:
+    """Write instructions/, ledger/, scores.jsonl, benchmark/ and truth.jsonl; return how many of each kind.
+
+    `rows`: other rows than this file's, in the same shape.
+    """
     items = benchmark_items(2000, seed)
     (folder / "benchmark").mkdir(parents=True)
     with (folder / "benchmark" / "test.jsonl").open("w") as file:
@@ -248,7 +253,7 @@ def write_rows(folder: Path, count: int, seed: int, part_rows: int = 50_000) -> 
     counts: dict[str, int] = {}
     files: list[Any] = []
     with (folder / "truth.jsonl").open("w") as truth, (folder / "scores.jsonl").open("w") as scores:
-        for place, row in enumerate(_rows(count, seed, items)):
+        for place, row in enumerate(rows or _rows(count, seed, items)):
             if place % part_rows == 0:
                 for file in files:
                     file.close()
