@@ -7,6 +7,7 @@ that bears on them: a run with other thresholds finds them there.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import random
@@ -211,8 +212,13 @@ def sample_contents(paths: Sequence[Path], count: int, rng: random.Random) -> li
                     file.seek(place)
                     file.readline()
                     lines += [line] if (line := file.readline()) else []
-    rows = [orjson.loads(line) for line in lines if line.strip()]
-    return [f"{row['input']}\n{row['output']}" for row in rows]
+    contents = []
+    for line in lines:
+        # A line that is no row is told with its number when all rows are read.
+        with contextlib.suppress(orjson.JSONDecodeError, KeyError, TypeError):
+            row = orjson.loads(line)
+            contents.append(f"{row['input']}\n{row['output']}")
+    return contents
 
 
 def load_columns(cache: Path, parts: Sequence[Part], edits: Mapping[str, Mapping[str, str]]) -> Columns:

@@ -238,6 +238,8 @@ def read_scores(config: Config, columns: Columns) -> NDArray[np.float64]:
     means: list[tuple[float | None, ...]] = []
     for folder in folders:
         run.require_finished(folder)
+        if not (folder / "scores.jsonl").is_file():
+            raise UserError(f"judged: {folder} holds no scores.jsonl; give a folder of mediflow.judge")
         for row in read_jsonl(folder / "scores.jsonl"):
             names.append(str(row["instruction_id"]))
             means.append(tuple(row["mean"].get(name) for name in CRITERIA))

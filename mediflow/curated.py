@@ -170,11 +170,18 @@ def _records(part: Path) -> Iterator[polars.DataFrame]:
         **dict.fromkeys(LEDGER_REALS, polars.Float64),
         "more": polars.String,
     }
+    number = 0
     with part.open("rb") as lines:
         while batch := list(islice(lines, 10 * GROUP_ROWS)):
             columns: dict[str, list[Any]] = {name: [] for name in known}
             for line in batch:
-                record = orjson.loads(line)
+                number += 1
+                try:
+                    record = orjson.loads(line)
+                except orjson.JSONDecodeError as error:
+                    raise UserError(
+                        f"{part} line {number}: not valid JSON ({error}); mend or remove the line"
+                    ) from None
                 # `difficulty` is the judge's score here, as in the data set.
                 record.setdefault("difficulty_level", record.pop("difficulty", None))
                 for name in LEDGER_TEXT:

@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,7 +71,9 @@ class Limits(Block):
         0.1, description="the largest share of letters beyond Latin and Greek, or of foreign function words"
     )
     echo: bool = Field(True, description="drop rows whose output equals the input or the instruction")
-    private: list[str] = Field(list(PRIVATE), description=f"drop what looks private; of: {', '.join(PRIVATE)}")
+    private: list[Literal["ssn", "phone", "email", "mrn"]] = Field(
+        ["ssn", "phone", "email", "mrn"], description="drop what looks private, of these kinds"
+    )
 
 
 def find_fault(row: Instruction, limits: Limits) -> Finding | None:

@@ -103,7 +103,7 @@ def read_parts(folder: Path) -> Iterator[dict[str, Any]]:
     """Yield the rows of all `part-*.jsonl` of a folder, in order; UserError where it holds none."""
     parts = sorted(folder.glob("part-*.jsonl"))
     if not parts:
-        raise UserError(f"no part-*.jsonl in {folder}")
+        raise UserError(f"no part-*.jsonl in {folder}; give the folder of a run that writes them")
     for part in parts:
         yield from read_jsonl(part)
 

@@ -242,9 +242,9 @@ def _refuse_what_is_not_ours(folder: Path, command: str, config: Config) -> None
     for name, path in artefacts(config).items():
         if path.resolve().is_relative_to(folder.resolve()):
             raise UserError(f"out={folder} would clear the input {name}={path}; choose another folder as out=")
-    held = (read_record(folder) or {}).get("command", command)
-    if held != command:
-        raise UserError(f"{folder} holds a finished run of {held}, not of {command}; choose another out= or remove it")
+    left = read_record(folder) or (read_started(folder) or {}).get("identity") or {}
+    if (held := left.get("command", command)) != command:
+        raise UserError(f"{folder} holds a run of {held}, not of {command}; choose another out= or remove it")
 
 
 def _prepare(folder: Path, wanted: dict[str, Any]) -> bool:

@@ -18,6 +18,7 @@ from mediflow.curate import Config, main
 from mediflow.rank import order_stratified
 from medsmith import run
 from medsmith.config import Config as BaseConfig
+from medsmith.config import load
 from medsmith.errors import UserError
 from medsmith.records import Instruction, read_parquet, write_jsonl
 
@@ -280,6 +281,14 @@ def test_mistakes_are_one_line(tmp_path: Path) -> None:
         main(Config(out=tmp_path / "a", **{**inputs, "judged": foreign}))
     with pytest.raises(UserError, match="none of 60 rows is left; .* loosen"):
         main(Config(out=tmp_path / "b", **{**inputs, "min_quality": 4}))
+    with pytest.raises(UserError, match=r"holds no scores\.jsonl; give a folder of mediflow\.judge"):
+        main(Config(out=tmp_path / "a", **{**inputs, "judged": inputs["generated"]}))
+    with pytest.raises(UserError, match=r"limits\.private\.0.*'name'"):
+        load(Config, None, ["out=x", "generated=x", "limits.private=[name]"])
+    part = inputs["generated"] / "instructions" / "part-00000.jsonl"
+    part.write_text(part.read_text()[:-100])
+    with pytest.raises(UserError, match=r"part-00000\.jsonl line 60: not valid JSON .* mend or remove the line"):
+        main(Config(out=tmp_path / "d", **inputs))
     (inputs["generated"] / "run.json").unlink()
     with pytest.raises(UserError, match=r"run\.json"):
         main(Config(out=tmp_path / "c", **inputs))

@@ -269,7 +269,8 @@ def test_an_input_or_the_run_of_another_command_is_not_cleared(tmp_path: Path) -
         (Settings(out=made, data=made), "would clear the input data="),
         (Settings(out=tmp_path / "c", data=tmp_path / "c" / "text.txt"), "unfinished"),
         (Settings(out=made, sources={"one": made / "text.txt"}), "would clear the input sources.one="),
-        (Settings(out=made), "holds a finished run of toy.make, not of toy.use"),
+        (Settings(out=made), "holds a run of toy.make, not of toy.use"),
+        (Settings(out=tmp_path / "c"), "holds a run of toy.make, not of toy.use"),
     ):
         with pytest.raises(UserError, match=message), run.start(config, "toy.use"):
             pass
