@@ -64,7 +64,8 @@ HELD_OUT_WORDINGS: dict[str, list[str]] = {
         "VS: T {temperature}, HR {pulse}, BP {systolic}/{diastolic}.",
         "T{temperature} P{pulse} BP{systolic}/{diastolic}",
         "VS - BP: {systolic}/{diastolic} | HR: {pulse} | Temp: {temperature} C",
-        "Afebrile or not, the thermometer read {temperature} C; pulse {pulse} bpm, blood pressure {systolic}/{diastolic}.",
+        "Afebrile or not, the thermometer read {temperature} C; pulse {pulse} bpm, blood pressure "
+        "{systolic}/{diastolic}.",
         "On exam the pt had a HR of {pulse}, BP of {systolic}/{diastolic} and Tmax {temperature}.",
     ],
     "imaging": [

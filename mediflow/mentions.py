@@ -9,23 +9,26 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from functools import cache
+from functools import cache, lru_cache
 from typing import NamedTuple
 
+CASED = frozenset({"Cr", "Na", "Ca", "Hb", "Hgb", "Plt"})
+"""Short names beside those in capitals that are meant only as they are written here."""
 TOKEN = re.compile(r"\d+(?:,\d{3})+(?:\.\d+)?|\w+(?:[.'’-]\w+)*")
 SENTENCE_END = re.compile(r"(?<=[.!?])(?<!\.[a-z]\.)(?<!\bDr\.)(?<!\bvs\.)\s+|\s*\n\s*")
 
 # The patterns of negation and openness are searched in small letters.
 _HAVING = r"(?:\s+(?:having(?:\s+had)?|experiencing|any|ever|a|the|of|use of)\b)*"
 _NEGATIVE = re.compile(
-    r"\b(?:(?:there (?:is|are|was|were) )?no (?:clear |definite |radiographic )?(?:evidence|"
+    r"(?:\b|(?=\(-\)))(?:(?:there (?:is|are|was|were) )?no (?:clear |definite |radiographic )?(?:evidence|"
     r"signs?|indication|suggestion|history|complaints?|"
-    r"presence) of|negative for|free (?:of|from)|absence of|den(?:y|ies|ied|ying)|without|"
+    r"presence) of|neg(?:ative)? for|pertinent negatives?:?|\(-\)(?: for)?|"
+    r"free (?:of|from)|absence of|den(?:y|ies|ied|ying):?|without|w/o|"
     r"(?:do|does|did|has|have|had|is|are|"
     r"was|were|could|can)(?: not|n['’]t)(?: (?:have|had|report|show|see|seen|note|describe|"
     r"complain of|reveal|demonstrate|"
     r"feel|suffer from))?|never (?:had|has|have)|never|cannot|nor|neither|no|not|ruled out|rules out|excludes?|lack of|"
-    rf"lacks|none of|absent[^.;]{{0,20}}\bas (?:is|are|was|were)|absent and so (?:is|are))\b{_HAVING}",
+    rf"lacks|none of|absent[^.;]{{0,20}}\bas (?:is|are|was|were)|absent and so (?:is|are))(?:\b|(?<=[:)])){_HAVING}",
 )
 _NO_NEGATION = re.compile(
     r"\b(?:no (?:further|new|more|other|longer|change|increase|worsening|doubt|improvement|known|question)"
@@ -56,6 +59,7 @@ _OPEN_BEFORE = re.compile(
     r"prevent\w*|prophylaxis|educat\w+|counsel\w*|differential|"
     r"versus|vs|less likely|unlikely|rather than|instead of|(?:grand)?(?:mother|father|"
     r"parents?)|brother|sister|siblings?|son|daughter|"
+    r"mom|mum|dad|niece|nephew|wife|husband|spouse|roommate|fhx?|ddx|"
     r"aunt|uncle|cousin|family(?! (?:confirms?|reports?|states?|notes?|says))|relatives?|"
     r"previous(?:ly)?|prior|in the past|used to|would|alternative\w*|such as|e\.g|"
     r"causes? of|caused by|mimics?|can (?:cause|present|lead|show)|associated with|linked to|"
@@ -69,7 +73,7 @@ _OPEN_AFTER = re.compile(
     r"prevention|clinic|specialist|nurse)\b",
 )
 # "Fever and night sweats were denied": what shares its verb with the next.
-_LISTED = re.compile(r"(?:,? (?:and|or) |, )(?:[a-z-]+ ){0,2}[a-z-]+(?= (?:is|are|was|were|has|have|not)\b)")
+_LISTED = re.compile(r"(?:,? (?:and|or) |, )(?:[a-z-]+ ){0,3}[a-z-]+(?= (?:is|are|was|were|has|have|not)\b)")
 # "No fever, cough for three days": what is given a time of its own is not denied.
 _OWN_TIME = re.compile(r"\s+(?:for|since|over|x|starting|that began)\s+(?:the\s+)?(?:past|last)?\s*[\w-]+")
 
@@ -103,20 +107,28 @@ class Lexicon:
         self.base = base
         self.exact: dict[str, tuple[Concept, ...]] = {}
         self.first: dict[str, list[tuple[tuple[str, ...], tuple[Concept, ...]]]] = {}
+        self.names: set[tuple[str, Concept]] = set()
+        known = base.names if base is not None else self.names
         for name, concept in names:
-            self._add(name, concept)
+            if (name, concept) not in known:
+                self._add(name, concept)
+                self.names.add((name, concept))
         self.anchors = {
             *self.first,
             *self.exact,
             *(f"{word}s" for word in self.first),
             *(w.lower() for w in self.exact),
         }
-        if base is not None:
-            self.anchors |= base.anchors
+
+        self.cased = {_as_key(name) for name in self.exact} | (base.cased if base is not None and self.names else set())
+
+    def may_name(self, words: frozenset[str]) -> bool:
+        """Whether any of a sentence's words, in small letters, may begin a name."""
+        return not self.anchors.isdisjoint(words) or (self.base is not None and self.base.may_name(words))
 
     def _add(self, name: str, concept: Concept) -> None:
         # AS, PE, MS, UC: in small letters these are words.
-        if len(name) <= 5 and name.isupper():
+        if (len(name) <= 5 and name.isupper()) or name in CASED:
             known = self.exact.get(name) or (self.base.exact.get(name, ()) if self.base else ())
             self.exact[name] = tuple(dict.fromkeys((*known, concept)))
             return
@@ -136,31 +148,38 @@ class Lexicon:
 
     def find(self, sentence: str) -> list[Mention]:
         """The mentions of one sentence in its order; none overlap."""
-        tokens = [(match[0], match.start(), match.end()) for match in TOKEN.finditer(sentence)]
-        words = [normal(token[0].lower()) for token in tokens]
-        found = []
-        at = 0
+        if self.base is not None and not self.names:
+            return self.base.find(sentence)
+        tokens = list(TOKEN.finditer(sentence))
+        words = [_as_key(token[0]) for token in tokens]
+        found: list[Mention] = []
         base_first = self.base.first if self.base else {}
         base_exact = self.base.exact if self.base else {}
-        while at < len(words):
-            token = tokens[at][0]
-            concepts = self.exact.get(token) or base_exact.get(token)
-            if concepts:
-                found.append(Mention(tokens[at][1], tokens[at][2], concepts))
-                at += 1
+        past = 0
+        for at, word in enumerate(words):
+            entries = self.first.get(word) or base_first.get(word)
+            exact = word in self.cased and (self.exact.get(tokens[at][0]) or base_exact.get(tokens[at][0]))
+            if at < past or not (entries or exact):
                 continue
-            for rest, meant in self.first.get(words[at]) or base_first.get(words[at]) or ():
+            if exact:
+                found.append(Mention(tokens[at].start(), tokens[at].end(), exact))
+                continue
+            for rest, meant in entries or ():
                 if not rest or tuple(words[at + 1 : at + 1 + len(rest)]) == rest:
-                    found.append(Mention(tokens[at][1], tokens[at + len(rest)][2], meant))
-                    at += len(rest)
+                    past = at + len(rest) + 1
+                    found.append(Mention(tokens[at].start(), tokens[past - 1].end(), meant))
                     break
-            at += 1
         return found
 
 
 def normal(word: str) -> str:
     """Without the plural's s."""
     return word[:-1] if len(word) > 4 and word[-1] == "s" and word[-2] not in "sui" else word
+
+
+@lru_cache(maxsize=1 << 14)
+def _as_key(token: str) -> str:
+    return normal(token.lower())
 
 
 class Context:
@@ -212,6 +231,8 @@ def known_names() -> Lexicon:
             names.append((disease.finding, Concept("finding", disease.finding.lower())))
     names += [(drug, Concept("drug", drug.lower())) for drug in known_drugs()]
     names += [(allergen, Concept("allergen", allergen)) for allergen in ALLERGENS]
+    names += [(short, Concept("allergen", allergen)) for short, allergen in SHORT_ALLERGENS.items()]
+    names += [(short, Concept("lab", lab)) for short, lab in SHORT_LABS.items()]
     return Lexicon(dict.fromkeys(names))
 
 
@@ -219,3 +240,13 @@ ALLERGENS = (
     "penicillin", "latex", "sulfa", "peanuts", "iodine", "aspirin", "codeine", "shellfish", "eggs", "pollen",
     "contrast", "amoxicillin", "ibuprofen", "morphine", "nuts", "bee stings",
 )  # fmt: skip
+SHORT_ALLERGENS = {
+    "PCN": "penicillin", "sulfonamides": "sulfa", "sulfa drugs": "sulfa", "sulpha": "sulfa", "ASA": "aspirin",
+    "peanut butter": "peanuts", "egg": "eggs",
+}  # fmt: skip
+SHORT_LABS = {
+    "A1c": "hba1c", "hemoglobin A1c": "hba1c", "WBC": "white cell count", "white count": "white cell count",
+    "Cr": "creatinine", "creat": "creatinine", "Na": "sodium", "Ca": "calcium", "trop": "troponin",
+    "eos": "eosinophils", "Hgb": "hemoglobin", "Hb": "hemoglobin", "Plt": "platelets", "K": "potassium",
+    "RF": "rheumatoid factor",
+}  # fmt: skip

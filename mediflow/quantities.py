@@ -42,10 +42,14 @@ _WORDS = {
     "a": 1, "an": 1, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9,
     "ten": 10, "eleven": 11, "twelve": 12,
 }  # fmt: skip
+# "3 wks", "x5d", "2w": the short units only after figures.
 DURATION = re.compile(
-    rf"(?<![\w./-])(\d{{1,3}}|{'|'.join(_WORDS)})[\s-]+(day|week|fortnight|month)s?\b(?![\s-]+old)", re.I
+    rf"(?<![\w./-])(?:(?:x ?)?(\d{{1,3}})[\s-]*(wk|mo|d(?!/)|w(?!/))s?\b(?![\s-]+old)"
+    rf"|(\d{{1,3}}|{'|'.join(_WORDS)})[\s-]+(day|week|fortnight|month)s?\b(?![\s-]+old))",
+    re.I,
 )
 _DAYS = {"day": 1, "week": 7, "fortnight": 14, "month": 30}
+_SHORT = {"wk": "week", "w": "week", "mo": "month", "d": "day"}
 NUMBER = re.compile(rf"(?<![\w./-])({_NUMBER})(?![\w-]|/\d|\.\d|,\d)")
 
 
@@ -94,14 +98,13 @@ def find_frequencies(text: str) -> list[str]:
 
 def find_durations(text: str) -> list[tuple[Duration, int, int]]:
     """Lengths of time in days, weeks and months with their places; a month counts as 30 days."""
-    return [
-        (
-            Duration(int(_WORDS.get(match[1].lower(), 0) or match[1]) * _DAYS[match[2].lower()], match[2].lower()),
-            match.start(),
-            match.end(),
-        )
-        for match in DURATION.finditer(text)
-    ]
+    found = []
+    for match in DURATION.finditer(text):
+        number = match[1] or match[3]
+        unit = _SHORT[match[2].lower()] if match[2] else match[4].lower()
+        days = int(_WORDS.get(number.lower(), 0) or number) * _DAYS[unit]
+        found.append((Duration(days, unit), match.start(), match.end()))
+    return found
 
 
 def is_near(one: float, other: float) -> bool:

@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 from mediflow.facts import PatientFacts, as_facts
@@ -42,7 +42,7 @@ class Verification:
     contradicted: list[Contradiction]
 
 
-@dataclass
+@dataclass(slots=True)
 class Sentence:
     """One sentence with what it names, and the findings so far."""
 
@@ -53,10 +53,14 @@ class Sentence:
     checked: int = 0
     contradicted: list[Contradiction] = field(default_factory=list)
 
-    @cached_property
+    _context: Context | None = None
+
+    @property
     def context(self) -> Context:
         """What is denied in it and what is left open."""
-        return Context(self.low)
+        if self._context is None:
+            self._context = Context(self.low)
+        return self._context
 
     def compare(self, kind: str, agrees: bool, said: object, true: object) -> None:
         """Count one statement that could be compared."""
@@ -72,6 +76,18 @@ class Sentence:
 
 
 Rule = Callable[[PatientFacts, Sentence], None]
+_DIGIT = re.compile(r"\d")
+
+
+@cache
+def _sort_rules(apply: tuple[tuple[str, Rule], ...]) -> dict[tuple[bool, bool], tuple[Rule, ...]]:
+    return {
+        (named, figures): tuple(
+            rule for needs, rule in apply if (named or needs != "names") and (figures or needs != "figures")
+        )
+        for named in (False, True)
+        for figures in (False, True)
+    }
 
 
 class Verifier:
@@ -82,7 +98,8 @@ class Verifier:
 
         self.facts = facts
         self.lexicon = Lexicon(_names(facts), known_names())
-        self.rules: tuple[Rule, ...] = tuple(rule for applies, rule in RULES if applies(facts))
+        self.rules = _sort_rules(tuple((needs, rule) for needs, applies, rule in RULES if applies(facts)))
+        """By whether a sentence names anything and whether it holds a figure: the rules that may find something."""
 
     def verify(self, text: str) -> Verification:
         """Compare one text, prose or JSON."""
@@ -90,15 +107,15 @@ class Verifier:
         contradicted: list[Contradiction] = []
         for part in SENTENCE_END.split(as_prose(text)):
             # A question states nothing.
-            if len(part) < 4 or part.rstrip().endswith("?"):
+            if len(part) < 4 or part[-1] == "?" or part.rstrip().endswith("?"):
                 continue
             low = part.lower()
             if len(low) != len(part):  # a few letters are longer when small, and places would shift
                 low = part
             words = frozenset(TOKEN.findall(low))
-            passes = self.lexicon.anchors.isdisjoint(words)
-            sentence = Sentence(part, low, words, [] if passes else self.lexicon.find(part))
-            for rule in self.rules:
+            mentions = self.lexicon.find(part) if self.lexicon.may_name(words) else []
+            sentence = Sentence(part, low, words, mentions)
+            for rule in self.rules[bool(mentions), _DIGIT.search(part) is not None]:
                 rule(self.facts, sentence)
             checked += sentence.checked
             contradicted += sentence.contradicted
@@ -123,7 +140,11 @@ def verifier(facts: dict[str, Any]) -> Verifier:
 
 @lru_cache(maxsize=256)
 def _verifier(facts: bytes) -> Verifier:
-    return Verifier(as_facts(json.loads(facts)))
+    try:
+        import orjson
+    except ImportError:
+        return Verifier(as_facts(json.loads(facts)))
+    return Verifier(as_facts(orjson.loads(facts)))
 
 
 def _as_bytes(facts: dict[str, Any]) -> bytes:

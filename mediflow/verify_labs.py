@@ -33,12 +33,14 @@ _LEVELS = {
     "high": "high", "elevated": "high", "raised": "high", "increased": "high", "above": "high", "up": "high",
     "low": "low", "decreased": "low", "reduced": "low", "depressed": "low", "below": "low", "down": "low",
     "normal": "normal", "unremarkable": "normal", "within": "normal",
+    "wnl": "normal",
 }  # fmt: skip
 _LEVEL = "|".join(_LEVELS)
 _GAP = (
     r"(?:[\s:=,(–-]|\b(?:levels?|values?|counts?|results?|concentration|reading|was|is|were|"
     r"are|of|at|came|comes|back|measured|found|to|be|as|"
-    r"reported|now|today|currently|still|mildly|markedly|significantly|slightly|clearly|very|"
+    r"reported|turned|out|has|had|been|looks?|appears?|appeared|resulted|sits|shows?|"
+    r"on admission|now|today|currently|still|mildly|markedly|significantly|slightly|clearly|very|"
     r"and|a|an|the|with|read|stood|stands|"
     r"returned|remains?|remained|in|serum|plasma|blood|flagged|noted|which|being|abnormally|"
     r"high|elevated|raised|increased|low|decreased|reduced|normal|lay|lies|fell|"
@@ -58,6 +60,12 @@ _LEVEL_BEFORE = re.compile(
     rf"level of |levels of |the |value of |value for )*$",
     re.I,
 )
+# As laboratories print it: "5.9 (H)", "5.9 mmol/L L", "3.1 ↓".
+_FLAG = re.compile(
+    r"^\s*(?:[A-Za-zµμ%]+/[A-Za-zµμ\d.]+|%|mmHg|ratio)?(?:\s*[(\[]\s*(H{1,2}|L{1,2}|N|WNL)\s*[)\]]"
+    r"|\s+(H{1,2}|L{1,2}|WNL)(?=[\s.,;]|$)|\s*([↑↓]))"
+)
+_FLAGS = {"H": "high", "L": "low", "N": "normal", "W": "normal", "↑": "high", "↓": "low"}
 _AIM = re.compile(r"\b(?:goal|target|aim\w*)\b", re.I)
 _LIMIT = re.compile(r"\b(?:above|below)\b", re.I)
 _RANGED = re.compile(r"\b(?:range|limits?|normal|reference)\b", re.I)
@@ -103,6 +111,9 @@ def _one_lab(sentence: Sentence, lab: LabResult, before: str, after: str) -> Non
             said = _LEVELS[level[2].lower()]
             agrees = (said != lab.level) if level[1] else (said == lab.level)
             sentence.compare("lab_flag", agrees, f"{lab.name} {level[1] or ''}{said}", lab.level)
+        elif behind is not after and (flag := _FLAG.match(behind)):
+            said = _FLAGS[next(filter(None, flag.groups()))[0]]
+            sentence.compare("lab_flag", said == lab.level, f"{lab.name} {said}", lab.level)
 
 
 def _is_unit(text: str) -> bool:

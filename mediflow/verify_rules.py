@@ -9,8 +9,9 @@ from mediflow.facts import Medicine, PatientFacts
 from mediflow.mentions import Mention
 from mediflow.quantities import find_amounts, find_frequencies, is_near, to_amount
 from mediflow.verify import Rule, Sentence
+from mediflow.verify_allergies import allergies
 from mediflow.verify_labs import labs
-from mediflow.verify_values import allergies, dates, duration, follow_up, person, social, vitals
+from mediflow.verify_values import dates, duration, follow_up, person, social, vitals
 
 _TAKES = re.compile(
     r"\b(?:takes?|taking|on|started|starts?|beg[iau]n|prescribed|prescription|receiv\w+|given|"
@@ -46,7 +47,11 @@ _DIAGNOSED = re.compile(
     r"\bindicat(?:es?|ive of)\b|\bpoint(?:s|ing)? to\b|\bconfirm(?:s|ed)?\b|\bwas found to have\b|\blives with\b|"
     r"\bbackground of\b|\bcomorbid\w*\b|\bfits\b|\bpicture (?:is|was)(?: that)? of\b|"
     r"\bcompatible with\b|\bin keeping with\b|"
-    r"\bsuggest(?:s|ive of)\b|\badmitted (?:with|for)\b)",
+    r"\bsuggest(?:s|ive of)\b|\badmitted (?:with|for)\b|"
+    r"\b(?:pmhx?|h/o|hx|s/p|dx|dx['’]?d|a/p|a&p|c/w)(?!\w)|\bimp\s*:|"
+    r"\b(?:illness(?:es)?|(?:medical|chronic|active) (?:problems?|issues?))\s*:|\bproblem list\b|"
+    r"\btold (?:that )?(?:it|this|she|he|they) (?:is|was|has|had|have)\b|"
+    r"\b(?:it|this) (?:is|was) (?:a case of )?$|\b(?:has|have) is called\b|^\s*#\s*$)",
     re.I,
 )
 _DIAGNOSED_BEHIND = re.compile(
@@ -67,6 +72,8 @@ _SIDE = re.compile(
     r"before|to|his|her|their|home|away|now|upper arm|arm)\b)",
     re.I,
 )
+# "L-sided", "Rt", or a letter just before what was found; "2 L" and "mmol/L" are litres.
+_LETTER = re.compile(r"(?<![\w/])(?<!\d )([LR])(?:(?:[- ]sided?|t\b\.?)|(?=\s+(?:[a-z]+\s+)?$))")
 _SIZES = {
     "small": "small", "tiny": "small", "minor": "small", "minimal": "small", "little": "small", "trace": "small",
     "moderate": "moderate", "moderately": "moderate", "medium": "moderate", "large": "large", "big": "large",
@@ -122,9 +129,9 @@ def diagnosis(facts: PatientFacts, sentence: Sentence) -> None:
 def drugs(facts: PatientFacts, sentence: Sentence) -> None:
     """Dose, unit and frequency of each drug, what it is for, and whether it is the patient's at all."""
     text = sentence.text
-    if "no " in sentence.low and any(not one.new for one in facts.medications) and _NO_DRUGS.search(text):
+    if "no " in sentence.low and _NO_DRUGS.search(text) and any(not one.new for one in facts.medications):
         sentence.compare("drug", False, "no medication", ", ".join(one.drug for one in facts.medications))
-    named = [mention for mention in sentence.mentions if mention.of("drug")]
+    named = [mention for mention in sentence.mentions if mention.of("drug")] if sentence.mentions else []
     if not named or _NOT_TAKEN.search(text):
         return
     for number, mention in enumerate(named):
@@ -209,6 +216,8 @@ def _purpose(
 def findings(facts: PatientFacts, sentence: Sentence) -> None:
     """Side and size of what imaging shows, and a region called normal that is not."""
     here = [one for one in facts.imaging if one.present]
+    if sentence.mentions and not any(mention.of("finding") for mention in sentence.mentions):
+        return
     for one in here if not sentence.mentions and _NORMAL_REGION.search(sentence.text) else ():
         region = one.region.lower()
         if region and re.search(
@@ -240,6 +249,8 @@ def _side(sentence: Sentence, mention: Mention, true: str, finding: str) -> None
         inside = any(one.start <= match.start() < one.end and one.of("finding") is None for one in sentence.mentions)
         if not inside:
             said.add("bilateral" if match[1].lower().startswith("bi") else match[1].lower())
+    for match in _LETTER.finditer(sentence.text[: mention.start], low):
+        said.add("left" if match[1] == "L" else "right")
     if said:
         sentence.compare("side", true in said, f"{' and '.join(sorted(said))} {finding}", f"{true} {finding}")
 
@@ -269,7 +280,7 @@ def _size(sentence: Sentence, mention: Mention, true: str, finding: str) -> None
 
 def codes(facts: PatientFacts, sentence: Sentence) -> None:
     """A code beside a disease must be that disease's; where all codes are known, any must be one of them."""
-    found = list(_CODE.finditer(sentence.text)) if any(map(str.isdigit, sentence.text)) else []
+    found = list(_CODE.finditer(sentence.text))
     if not found:
         return
     own = {one.name.lower(): one.code for one in facts.conditions if one.code}
@@ -290,19 +301,20 @@ def codes(facts: PatientFacts, sentence: Sentence) -> None:
 
 _Applies = Callable[[PatientFacts], bool]
 
-# Each with whether it has anything to compare with.
-RULES: tuple[tuple[_Applies, Rule], ...] = (
-    (lambda facts: bool(facts.present or facts.absent or facts.imaging or facts.conditions), negation),
-    (lambda facts: "conditions" in facts.complete, diagnosis),
-    (lambda facts: bool(facts.medications), drugs),
-    (lambda facts: any(one.present for one in facts.imaging), findings),
-    (lambda facts: any(one.code for one in facts.conditions), codes),
-    (lambda facts: bool(facts.labs), labs),
-    (lambda facts: facts.age is not None or bool(facts.sex), person),
-    (lambda facts: facts.duration_days is not None, duration),
-    (lambda facts: facts.follow_up_days is not None, follow_up),
-    (lambda facts: bool(facts.vitals), vitals),
-    (lambda facts: bool(facts.allergies), allergies),
-    (lambda facts: bool(facts.social), social),
-    (lambda facts: bool(facts.dates), dates),
+# Each with what a sentence must hold for it (names, figures, or nothing in particular), and whether there is anything
+# to compare with.
+RULES: tuple[tuple[str, _Applies, Rule], ...] = (
+    ("names", lambda facts: bool(facts.present or facts.absent or facts.imaging or facts.conditions), negation),
+    ("", lambda facts: "conditions" in facts.complete, diagnosis),
+    ("", lambda facts: bool(facts.medications), drugs),
+    ("", lambda facts: any(one.present for one in facts.imaging), findings),
+    ("figures", lambda facts: any(one.code for one in facts.conditions), codes),
+    ("names", lambda facts: bool(facts.labs), labs),
+    ("figures", lambda facts: facts.age is not None or bool(facts.sex), person),
+    ("", lambda facts: facts.duration_days is not None, duration),
+    ("", lambda facts: facts.follow_up_days is not None, follow_up),
+    ("figures", lambda facts: bool(facts.vitals), vitals),
+    ("", lambda facts: bool(facts.allergies), allergies),
+    ("", lambda facts: bool(facts.social), social),
+    ("figures", lambda facts: bool(facts.dates), dates),
 )

@@ -10,7 +10,9 @@ from mediflow.verify import Sentence
 
 
 def _is_timed(sentence: Sentence) -> bool:
-    return not _TIME.isdisjoint(sentence.words) or any("-day" in word or "-week" in word for word in sentence.words)
+    if not _TIME.isdisjoint(sentence.words) or "-day" in sentence.low or "-week" in sentence.low:
+        return True
+    return _SHORT_TIME.search(sentence.low) is not None
 
 
 def duration(facts: PatientFacts, sentence: Sentence) -> None:
@@ -31,21 +33,31 @@ def duration(facts: PatientFacts, sentence: Sentence) -> None:
 
 
 _TIME = {"day", "days", "week", "weeks", "fortnight", "month", "months"}
+_SHORT_TIME = re.compile(r"\d[ -]?(?:d|w|wks?|mos?)\b")
 _ONSET = re.compile(
     r"\b(?:symptom\w*|complaint\w*|present(?:s|ed|ing)|onset|began|started|lasting|lasted|for how many days)\b", re.I
 )
 _LATER = re.compile(
     r"\b(?:follow\w*|return\w*|review\w*|recheck|repeat\w*|appointment|next|in \w+ (?:days|"
     r"weeks) (?:with|by)|after discharge|course of|every|each|per|suture\w*|therapy|trial|"
-    r"home visits?|observed)\b",
+    r"home visits?|observed|f/u|fu|rtc|rto|appt|see \w+ again|come back|meet again)\b",
     re.I,
 )
 _FOLLOW = re.compile(
-    r"\b(?:follow(?:ed)?[- ]?up|return\w*|(?:be )?seen (?:again|by)|re-?(?:view|check|visit|"
-    r"evaluat\w+)\w*|appointment|next (?:visit|contact)|comes? back|clinic visit|see (?:me|us|"
-    r"you|the))\b",
+    r"\b(?:follow(?:ed|s|ing)?[- ]?up|return\w*|(?:be )?seen (?:again|by)|re-?(?:view|check|visit|"
+    r"evaluat\w+)\w*|appointment|appts?|next (?:visit|contact|appointment)|comes? back|clinic visit|see (?:me|us|"
+    r"you|the|again|\w+ again|\w+ \w+ again)|f/u|fup?|rtc|rto|should come(?: back)? to|"
+    r"back (?:to|in) clinic|meet again)\b",
     re.I,
 )
+# What else is done again after a time.
+_NOT_VISIT = re.compile(
+    r"\b(?:repeat\w*|labs?|blood (?:work|tests?|count)|imaging|cts?|mri|x-?rays?|cxr|ultrasound|echo\w*|scan|"
+    r"(?:colono|endo)scopy|biopsy|cultures?|vaccin\w+|shot|booster|dose|sutures?|stitches|staples?|cast|work|school|"
+    r"sports?|driving|exercise|baseline|symptoms?|antibiotics?|daughter|son|mother|father|wife|husband)\b",
+    re.I,
+)
+_CLAUSE_END = re.compile(r"[,;.]|\b(?:and|then)\b", re.I)
 
 
 def follow_up(facts: PatientFacts, sentence: Sentence) -> None:
@@ -61,35 +73,62 @@ def follow_up(facts: PatientFacts, sentence: Sentence) -> None:
             re.I,
         ) or re.match(r"\s*(?:of|history)\b", sentence.text[end:]):
             continue
+        if _NOT_VISIT.search(_clause(sentence.text, start, end)):
+            continue
         slack = 2 if length.unit == "month" else 0
         agrees = abs(length.days - (facts.follow_up_days or 0)) <= slack
         sentence.compare("follow_up", agrees, sentence.text[start:end], f"{facts.follow_up_days} days")
 
 
+def _clause(text: str, start: int, end: int) -> str:
+    """What stands there with the rest of its clause."""
+    low = max((match.end() for match in _CLAUSE_END.finditer(text, 0, start)), default=0)
+    high = _CLAUSE_END.search(text, end)
+    return text[low : high.start() if high else len(text)]
+
+
 _RELATIVE = re.compile(
-    r"\b(?:son|daughter|mother|father|brother|sister|child|baby|husband|wife|aunt|uncle|grand\w+|who died|died)\b", re.I
+    r"\b(?:son|daughter|mother|father|brother|sister|child|baby|husband|wife|aunt|uncle|grand\w+|who died|died|mom|mum|"
+    r"dad|cousin|niece|nephew|siblings?|spouse|partner|friend|roommate|fhx?|family history)\b",
+    re.I,
 )
 _AGE = re.compile(
     r"(?<![\w./])(?<!over )(?<!under )(?<!above )(?<!than )(?<!age of )(\d{1,3})[\s-]*"
     r"(?:years?[\s-]+old|y\.?/?o\b\.?|yrs?[\s-]+old|years? of age)(?:[\s,-]+(?:\w+[\s-]+){0,2}?"
     r"(wom[ae]n|female|lady|girl|man|men|male|gentleman|boy))?|\b(?:aged|age|age is|"
-    r"age:)\s+(\d{1,3})\b(?!\s*(?:months|to|-|–))",
+    r"age:)\s+(\d{1,3})\b(?!\s*(?:months|to|-|–))"
+    r"|\b(?:age/sex|age)\s*[:=]\s*(\d{1,3})(?!\d|\s*(?:months|to|-|–))"
+    r"|\b(?:man|woman|male|female|gentleman|lady|patient) of (\d{2,3})\b"
+    r"(?!\s*(?:kg|mg|%|cm|lbs?|mm|/|\.\d|days|weeks|m\b))"
+    r"|\b(?:who|you|patient|pt|she|he) (?:is|are) (\d{2,3})"
+    r"(?=\s*(?:,|years?\b(?! (?:ago|after|post|out|into|since))|$))",
     re.I,
 )
+# "64M", "HPI: 64 F, ..."; not a temperature.
+_AGE_SEX = re.compile(
+    r"(?<![\w./-])(\d{2})(?:-|\s?y/?o?\s?)?"
+    r"(?:([MF])\b|\s([MF])(?=\s*(?:,|with\b|w/|p/w|c/o|who\b|here\b|present|admitted)))"
+)
+_WARM = re.compile(r"\b(?:t|tm?a?x|temp\w*|fever|febrile|fr|french|catheter)\b|°")
 _FEMALE = {"woman", "women", "female", "lady", "girl", "f"}
 _MALE = {"man", "men", "male", "gentleman", "boy", "m"}
 
 
 def person(facts: PatientFacts, sentence: Sentence) -> None:
     """Age and sex of the patient, not of a relative."""
-    if sentence.words.isdisjoint({"at", "age", "aged"}) and "y" not in sentence.low:
-        return
+    short = _AGE_SEX.search(sentence.text)
+    if short and not _WARM.search(sentence.low) and not _RELATIVE.search(sentence.text):
+        sex = short[2] or short[3]
+        if facts.age is not None:
+            sentence.compare("age", int(short[1]) == facts.age, f"age {short[1]}", f"age {facts.age}")
+        if facts.sex.lower() in _FEMALE | _MALE:
+            sentence.compare("sex", (sex == "F") == (facts.sex.lower() in _FEMALE), sex, facts.sex)
     for match in _AGE.finditer(sentence.text):
         if _RELATIVE.search(sentence.text) or re.search(
             r"\b(?:at|since|from|until)\s+(?:the )?$", sentence.text[: match.start()]
         ):
             continue
-        said = match[1] or match[3] or match[4]
+        said = match[1] or match[3] or match[4] or match[5] or match[6]
         if facts.age is not None:
             sentence.compare("age", int(said) == facts.age, f"age {said}", f"age {facts.age}")
         if match[2] and facts.sex.lower() in _FEMALE | _MALE:
@@ -98,9 +137,13 @@ def person(facts: PatientFacts, sentence: Sentence) -> None:
 
 
 _VITALS = {
-    "temperature": re.compile(r"\b(?:temperature|temp|febrile (?:at|to)|fever (?:of|at))\b", re.I),
-    "pulse": re.compile(r"\b(?:pulse(?! ox)|heart rate|HR)\b", re.I),
-    "blood pressure": re.compile(r"\b(?:(?:blood )?pressure|BP)\b", re.I),
+    "temperature": re.compile(
+        r"\b(?:temperature|temp|tmax|febrile (?:at|to)|fever (?:of|at))\b"
+        r"|\b(?-i:T)(?=[\s:=]*\d\d(?:\.\d|\s?°?[CF]\b))",
+        re.I,
+    ),
+    "pulse": re.compile(r"\b(?:pulse(?! ox)|heart rate|HR)\b|\b(?-i:HR(?=\d)|P(?=[\s:=]*\d\d\d?\b(?![./%])))", re.I),
+    "blood pressure": re.compile(r"\b(?:(?:blood )?pressure\b|BP(?=\d|\b))", re.I),
     "respiratory rate": re.compile(r"\b(?:respiratory rate|respirations?|RR|breathes)\b", re.I),
     "oxygen saturation": re.compile(r"\b(?:(?:oxygen )?saturation|SpO2|O2 sats?|sats?|pulse ox\w*)\b", re.I),
     "weight": re.compile(r"\b(?:weight|weighs)\b", re.I),
@@ -110,8 +153,10 @@ _VITALS = {
 _VITAL_WORDS = {
     "temperature", "temp", "febrile", "fever", "pulse", "heart", "hr", "pressure", "bp", "mmhg",
     "respiratory", "respirations", "rr", "breathes", "saturation", "spo2", "o2", "sat", "sats", "weight",
-    "weighs", "height", "pain",
+    "weighs", "height", "pain", "t", "p", "tmax",
 }  # fmt: skip
+_STUCK = re.compile(r"(?-i:\b(?:T|P|HR|BP)\d\d)")
+_STUCK_NUMBER = re.compile(r"(\d+(?:\.\d+)?)")
 _VITAL_GAP = re.compile(
     r"^(?:[\s:=,(]|\b(?:is|was|of|at|were|the|a|an|rate|reading|measured|found|to|be|as|on|"
     r"room|air|body|about|rated|taken|today|"
@@ -131,7 +176,7 @@ def vitals(facts: PatientFacts, sentence: Sentence) -> None:
     """Measured vital signs; goals and limits are none."""
     text = sentence.text
     if (
-        _VITAL_WORDS.isdisjoint(sentence.words)
+        (_VITAL_WORDS.isdisjoint(sentence.words) and not _STUCK.search(text))
         or not any(map(str.isdigit, text))
         or _AIMED.search(_PRESSURE.sub(" ", text))
     ):
@@ -147,7 +192,7 @@ def vitals(facts: PatientFacts, sentence: Sentence) -> None:
                 sentence.compare("vital", agrees, f"{name} {said[0]}", true)
             continue
         for match in cue.finditer(text):
-            value = NUMBER.search(text, match.end())
+            value = _STUCK_NUMBER.match(text, match.end()) or NUMBER.search(text, match.end())
             if value and _VITAL_GAP.match(text[match.end() : value.start()]):
                 agrees = _same_vital(value[1], text[value.end() :], float(true))
                 sentence.compare("vital", agrees, f"{name} {value[1]}", true)
@@ -161,42 +206,6 @@ def _same_vital(said: str, rest: str, true: float) -> bool:
     if _POUNDS.match(rest):
         return is_near(value * 0.4536, true) or abs(value * 0.4536 - true) <= 0.5
     return is_rounded(said, true)
-
-
-# Not the heading "Medications and Allergies:".
-_ALLERGIC_TO = re.compile(
-    r"(?<!and )\ballerg(?:ic to|y to|ies to|ies include|ies\s*:|y\s*:|en\s*:)|\breact(?:s|ed|ions?) to\b", re.I
-)
-_ALLERGY_BEHIND = re.compile(r"[\s-]*allerg", re.I)
-_NO_ALLERGY = re.compile(
-    r"\b(?:no (?:known )?(?:drug |medication |food )?allerg\w+|den(?:ies|ied) (?:any |"
-    r"having )?(?:known )?(?:drug )?allerg\w+|NKDA|NKA)\b"
-    r"(?! to)|\ballergies\s*:\s*(?:none|no|nil|nkda)\b",
-    re.I,
-)
-
-
-def allergies(facts: PatientFacts, sentence: Sentence) -> None:
-    """Whether there are allergies, and to what."""
-    text = sentence.text
-    if "allerg" not in sentence.low and "NK" not in text and "react" not in sentence.low:
-        return
-    if _NO_ALLERGY.search(text):
-        sentence.compare("allergy", False, "no allergies", ", ".join(facts.allergies))
-        return
-    own = {one.lower() for one in facts.allergies}
-    cue = _ALLERGIC_TO.search(text)
-    for mention in sentence.mentions:
-        names = {concept.name for concept in mention.concepts if concept.kind in {"allergen", "drug"}}
-        asserted = sentence.asserts(mention)
-        about = (cue is not None and cue.end() <= mention.start) or _ALLERGY_BEHIND.match(text, mention.end)
-        if not names or asserted is None or not about:
-            continue
-        word = text[mention.start : mention.end]
-        if names & own:
-            sentence.compare("allergy", asserted, word if asserted else f"no {word}", ", ".join(facts.allergies))
-        elif asserted and "allergies" in facts.complete:
-            sentence.compare("allergy", False, word, ", ".join(facts.allergies))
 
 
 _SUBSTANCES = {
