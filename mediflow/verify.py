@@ -112,9 +112,9 @@ class Verifier:
             low = part.lower()
             if len(low) != len(part):  # a few letters are longer when small, and places would shift
                 low = part
-            words = frozenset(TOKEN.findall(low))
-            mentions = self.lexicon.find(part) if self.lexicon.may_name(words) else []
-            sentence = Sentence(part, low, words, mentions)
+            tokens = TOKEN.findall(low) if low is not part else [one.lower() for one in TOKEN.findall(part)]
+            mentions = self.lexicon.find(part, tokens)
+            sentence = Sentence(part, low, frozenset(tokens), mentions)
             for rule in self.rules[bool(mentions), _DIGIT.search(part) is not None]:
                 rule(self.facts, sentence)
             checked += sentence.checked

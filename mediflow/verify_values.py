@@ -110,6 +110,7 @@ _AGE_SEX = re.compile(
     r"(?:([MF])\b|\s([MF])(?=\s*(?:,|with\b|w/|p/w|c/o|who\b|here\b|present|admitted)))"
 )
 _WARM = re.compile(r"\b(?:t|tm?a?x|temp\w*|fever|febrile|fr|french|catheter)\b|°")
+_AGED = ("year", "age", "y/o", "yo", "y.", "yr", "y o", " is ", " are ", "man of", "male of", "lady of", "patient of")
 _FEMALE = {"woman", "women", "female", "lady", "girl", "f"}
 _MALE = {"man", "men", "male", "gentleman", "boy", "m"}
 
@@ -123,7 +124,8 @@ def person(facts: PatientFacts, sentence: Sentence) -> None:
             sentence.compare("age", int(short[1]) == facts.age, f"age {short[1]}", f"age {facts.age}")
         if facts.sex.lower() in _FEMALE | _MALE:
             sentence.compare("sex", (sex == "F") == (facts.sex.lower() in _FEMALE), sex, facts.sex)
-    for match in _AGE.finditer(sentence.text):
+    low = sentence.low
+    for match in _AGE.finditer(sentence.text) if any(one in low for one in _AGED) else ():
         if _RELATIVE.search(sentence.text) or re.search(
             r"\b(?:at|since|from|until)\s+(?:the )?$", sentence.text[: match.start()]
         ):
@@ -150,11 +152,17 @@ _VITALS = {
     "height": re.compile(r"\b(?:height)\b", re.I),
     "pain": re.compile(r"\b(?:pain(?: score)? (?:is|was|of)(?: rated)?|pain score)\b", re.I),
 }
-_VITAL_WORDS = {
-    "temperature", "temp", "febrile", "fever", "pulse", "heart", "hr", "pressure", "bp", "mmhg",
-    "respiratory", "respirations", "rr", "breathes", "saturation", "spo2", "o2", "sat", "sats", "weight",
-    "weighs", "height", "pain", "t", "p", "tmax",
-}  # fmt: skip
+_VITAL_WORD = {
+    "temperature": {"temperature", "temp", "tmax", "t", "febrile", "fever"},
+    "pulse": {"pulse", "heart", "hr", "p"},
+    "blood pressure": {"pressure", "bp", "mmhg"},
+    "respiratory rate": {"respiratory", "respirations", "respiration", "rr", "breathes"},
+    "oxygen saturation": {"saturation", "spo2", "o2", "sat", "sats", "pulse"},
+    "weight": {"weight", "weighs"},
+    "height": {"height"},
+    "pain": {"pain"},
+}
+_VITAL_WORDS = frozenset[str]().union(*_VITAL_WORD.values())
 _STUCK = re.compile(r"(?-i:\b(?:T|P|HR|BP)\d\d)")
 _STUCK_NUMBER = re.compile(r"(\d+(?:\.\d+)?)")
 _VITAL_GAP = re.compile(
@@ -175,15 +183,16 @@ _POUNDS = re.compile(r"^\s*(?:lbs?|pounds)\b", re.I)
 def vitals(facts: PatientFacts, sentence: Sentence) -> None:
     """Measured vital signs; goals and limits are none."""
     text = sentence.text
+    stuck = _STUCK.search(text) is not None
     if (
-        (_VITAL_WORDS.isdisjoint(sentence.words) and not _STUCK.search(text))
+        (_VITAL_WORDS.isdisjoint(sentence.words) and not stuck)
         or not any(map(str.isdigit, text))
         or _AIMED.search(_PRESSURE.sub(" ", text))
     ):
         return
     for name, true in facts.vitals.items():
         cue = _VITALS.get(name)
-        if cue is None:
+        if cue is None or (not stuck and _VITAL_WORD[name].isdisjoint(sentence.words)):
             continue
         if name == "blood pressure":
             said = [match[0] for match in _PRESSURE.finditer(text)] if cue.search(text) or "mmHg" in text else []
