@@ -18,7 +18,7 @@ A user's own facts are JSON of this form; every field may be left out, and what 
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -146,27 +146,20 @@ def from_patient(facts: dict[str, Any]) -> PatientFacts:
     main = diseases[0]
     value, lab = float(facts["lab_value"]), main.lab
     taken = [*((row, False) for row in facts["medications"]), (facts["new_medication"], True)]
-    imaging = [Finding(finding=facts["absent_finding"], present=False)]
+    imaging = [_finding(facts["absent_finding"], "", "", "", False)]
     if main.finding:
         region = main.region or ""
-        imaging.append(Finding(finding=main.finding, side=facts["side"], size=facts["size"], region=region))
+        imaging.append(_finding(main.finding, facts["side"], facts["size"], region, True))
     return PatientFacts(
         id=facts["id"],
         age=facts["age"],
         sex=facts["sex"],
-        conditions=tuple(Condition(name=d.name, code=d.code, aliases=(d.abbreviation,)) for d in diseases),
+        conditions=tuple(_condition(d.name, d.code, d.abbreviation) for d in diseases),
         present=tuple(facts["symptoms"]),
         absent=tuple(facts["denied"]),
         duration_days=facts["days"],
         medications=tuple(
-            Medicine(
-                drug=row["drug"],
-                dose=float(row["dose"]),
-                unit=row["unit"],
-                frequency=row["frequency"],
-                disease=row["disease"],
-                new=new,
-            )
+            _medicine(row["drug"], row["dose"], row["unit"], row["frequency"], row["disease"], new)
             for row, new in taken
         ),
         labs=(LabResult(name=lab.name, value=value, unit=lab.unit, low=lab.low, high=lab.high),),
@@ -177,6 +170,22 @@ def from_patient(facts: dict[str, Any]) -> PatientFacts:
         follow_up_days=7 * int(facts["follow_up_weeks"]),
         complete=("conditions", "medications", "allergies", "codes"),
     )
+
+
+# What many of the clinic's patients share is made once.
+@lru_cache(maxsize=1024)
+def _condition(name: str, code: str, abbreviation: str) -> Condition:
+    return Condition(name=name, code=code, aliases=(abbreviation,))
+
+
+@lru_cache(maxsize=4096)
+def _medicine(drug: str, dose: str, unit: str, frequency: str, disease: str, new: bool) -> Medicine:
+    return Medicine(drug=drug, dose=float(dose), unit=unit, frequency=frequency, disease=disease, new=new)
+
+
+@lru_cache(maxsize=1024)
+def _finding(finding: str, side: str, size: str, region: str, present: bool) -> Finding:
+    return Finding(finding=finding, side=side, size=size, region=region, present=present)
 
 
 def _vitals(facts: dict[str, Any]) -> dict[str, str]:

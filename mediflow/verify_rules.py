@@ -36,22 +36,19 @@ _LOOSE = re.compile(
 )
 _NOT_TAKEN = re.compile(
     r"\b(?:stop\w*|discontinu\w+|held|hold|avoid\w*|allergic|allergy|intoleran\w*|instead of|"
-    r"switch\w*|replac\w*|not tolerat\w+|declin\w+|refus\w+|ask\w*|side effects?)\b",
+    r"switch\w*|replac\w*|not tolerat\w+|declin\w+|refus\w+|ask\w*|hives|anaphyla\w+|side effects?)\b",
     re.I,
 )
 _DIAGNOSED = re.compile(
-    r"(?:\bdiagnos(?:is|es|ed)\b|\bconsistent with\b|\bassessment\s*:|\bimpression\s*:|"
-    r"\bhistory\b(?: of|\s*:)|\bknown\b|"
-    r"\bconditions?\s*:|\bsuffers? from\b|\bproblem\s*:|\b(?:has|with|have) (?:a |an |"
-    r"the )?(?:known )?$|\bunderlying\b|"
-    r"\bindicat(?:es?|ive of)\b|\bpoint(?:s|ing)? to\b|\bconfirm(?:s|ed)?\b|\bwas found to have\b|\blives with\b|"
-    r"\bbackground of\b|\bcomorbid\w*\b|\bfits\b|\bpicture (?:is|was)(?: that)? of\b|"
-    r"\bcompatible with\b|\bin keeping with\b|"
-    r"\bsuggest(?:s|ive of)\b|\badmitted (?:with|for)\b|"
-    r"\b(?:pmhx?|h/o|hx|s/p|dx|dx['’]?d|a/p|a&p|c/w)(?!\w)|\bimp\s*:|"
-    r"\b(?:illness(?:es)?|(?:medical|chronic|active) (?:problems?|issues?))\s*:|\bproblem list\b|"
-    r"\btold (?:that )?(?:it|this|she|he|they) (?:is|was|has|had|have)\b|"
-    r"\b(?:it|this) (?:is|was) (?:a case of )?$|\b(?:has|have) is called\b|^\s*#\s*$)",
+    r"\b(?:diagnos(?:is|es|ed)\b|consistent with\b|assessment\s*:|impression\s*:|history\b(?: of|\s*:)|known\b|"
+    r"conditions?\s*:|suffers? from\b|problem\s*:|(?:has|with|have) (?:a |an |the )?(?:known )?$|underlying\b|"
+    r"indicat(?:es?|ive of)\b|point(?:s|ing)? to\b|confirm(?:s|ed)?\b|was found to have\b|lives with\b|"
+    r"background of\b|comorbid\w*\b|fits\b|picture (?:is|was)(?: that)? of\b|compatible with\b|in keeping with\b|"
+    r"suggest(?:s|ive of)\b|admitted (?:with|for)\b|"
+    r"(?:pmhx?|h/o|hx|s/p|dx|dx['’]?d|a/p|a&p|c/w)(?!\w)|imp\s*:|problem list\b|"
+    r"(?:illness(?:es)?|(?:medical|chronic|active) (?:problems?|issues?))\s*:|"
+    r"told (?:that )?(?:it|this|she|he|they) (?:is|was|has|had|have)\b|"
+    r"(?:it|this) (?:is|was) (?:a case of )?$|(?:has|have|is) called\b)|^\s*#\s*$",
     re.I,
 )
 _DIAGNOSED_BEHIND = re.compile(
@@ -91,6 +88,7 @@ _NORMAL_REGION = re.compile(
     r"\b(?:is|was|are|were|appears?|:)?\s*(?:unremarkable|normal|clear)\b|\bno abnormalit", re.I
 )
 _CODE = re.compile(r"\b([A-TV-Z]\d[0-9A-Z](?:\.[0-9A-Z]{1,4})?)\b(?![-/.]\w)")
+_TEMPERATURE = re.compile(r"T(?:3[4-9]|4[0-2])\.\d")
 _CODE_CUE = re.compile(r"\b(?:icd[\w-]*|codes?|coded|coding)\b", re.I)
 
 
@@ -120,9 +118,11 @@ def diagnosis(facts: PatientFacts, sentence: Sentence) -> None:
         name = mention.of("disease")
         if name is None or any(concept.name in also for concept in mention.concepts):
             continue
+        if not sentence.asserts(mention):
+            continue
         known = any(concept.name in own for concept in mention.concepts)
         cue = _DIAGNOSED.search(sentence.text[: mention.start]) or _DIAGNOSED_BEHIND.match(sentence.text, mention.end)
-        if cue is not None and sentence.asserts(mention):
+        if cue is not None:
             sentence.compare("diagnosis", known, sentence.text[mention.start : mention.end], ", ".join(sorted(own)))
 
 
@@ -287,6 +287,8 @@ def codes(facts: PatientFacts, sentence: Sentence) -> None:
     cue = _CODE_CUE.search(sentence.text) is not None
     for match in found:
         code = match[1]
+        if _TEMPERATURE.fullmatch(code) and not cue and code not in own.values():
+            continue
         # T12 is a vertebra and B12 a vitamin, unless something says that it is a code.
         bracketed = sentence.text[match.start() - 1 : match.start()] == "("
         if "." not in code and not cue and not bracketed and code not in own.values():

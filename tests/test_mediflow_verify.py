@@ -78,6 +78,35 @@ Admission: 1 May 2024.
 Stop ibuprofen. | Metformin may cause nausea. | If metformin is not tolerated, give glipizide 5 mg daily for T2DM.
 Lisinopril is often used for hypertension. | She asked about aspirin. | Takes metformin tablets, total 2 g.
 """
+SHORTHAND = """
+F/u 3 wks. | RTC 3w. | Appt in 21 d. | Follow-up CT in 6 months. | Return to work in 2 weeks. | Repeat labs in 3 months.
+Repeat HbA1c in 3 months and follow up in 3 weeks. | Sutures out 10 d, f/u 3 wks. | Return to school in 5 days.
+All: PCN. | Allergies: PCN (hives) | NKDA except penicillin. | Her sister is allergic to latex. | PCN-allergic.
+Latex may cause an allergic reaction. | Latex causes allergic reactions in some people. | Penicillin gave her hives.
+54 y/o F p/w polyuria x 14d. | 54F w/ polyuria. | Temp 99F. | FHx: mother 61F with gout. | Her dad, who is 80, is well.
+A woman of 54. | Daughter, 14 y/o, is well. | Appendectomy at age 19. | She lost 20 lbs. | An 18 F catheter. | Age: 54.
+PMHx: asthma. | No h/o gout. | FHx of gout. | r/o gout. | DDx: gout, lupus. | Dx T2DM (E11.9). | Denies h/o gout.
+A1c 8.1 (H). | HbA1c 8.1 H. | HbA1c 8.13 ↑, otherwise fine. | HbA1c was not WNL. | Goal A1c <7 (L).
+Vitamin K 10 mg. | T 37.5, P 88, BP 140/90. | T37.5 P88 BP140/90 | p 0.05 was reached. | The P wave was 80 ms.
+Goal BP < 130/80. | T12 fracture. | L-sided pleural effusion. | 2 L of fluid, pleural effusion. | Small L pleural effusion.
+R lung nodule, 12 mm. | Denies: fever, chest pain. | w/o fever. | ROS (-) for fever. | Neg for pneumothorax. | Pertinent negatives: fever.
+"""
+"""True, or about another person, time or thing, as clinicians note it."""
+SHORTHAND_FALSE = {
+    "follow_up": "F/u 2 wks. | RTC 5w. | See again in 2 weeks. | Appt with endocrinology in 14 d. | "
+    "Next visit: 7 days.",
+    "allergy": "All: latex. | Allergic: latex. | Latex causes an allergic reaction. | NKDA. | NKDA except latex. | "
+    "Anaphylaxis to latex. | Allergies: ASA",
+    "age": "45 y/o here today. | 45F with asthma. | A woman of 64 was seen. | Age/sex: 45F",
+    "diagnosis": "PMH: gout. | Pt w/ h/o gout. | Past illnesses: gout. | Dx gout. | She was told that it is gout. | "
+    "Problem list\n# Gout",
+    "lab_flag": "HbA1c 8.1 (L). | HbA1c 8.1 % L. | Her HbA1c turned out normal (8.1 %). | HbA1c 8.13 ↓ | A1c WNL.",
+    "lab_value": "A1c 6.2. | Her HbA1c turned out elevated (9.4 %).",
+    "vital": "T 39.1, BP 140/90. | P 120, BP 140/90. | T37.5 P99 | BP120/70",
+    "side": "R-sided pleural effusion. | Small R pleural effusion.",
+    "duration": "Polyuria x 5d. | 5 wks of polyuria.",
+    "negation": "w/o polyuria. | ROS (-) for polyuria. | Neg for polyuria. | Pertinent negatives: polyuria.",
+}
 FALSE = {
     "dose": "Metformin 500 mg twice daily. | She takes 850 mg of metformin. | Salbutamol 200 mcg q8h.",
     "unit": "Metformin 1 mg twice daily. | Salbutamol 100 mg for asthma. | HbA1c was 8.13 mmol/mol.",
@@ -119,6 +148,27 @@ def test_contradictions_are_found_and_named(kind: str, text: str) -> None:
     found = verify(FACTS, f"Seen today. {text} Thank you.").contradicted
     assert [one.kind for one in found] == [kind]
     assert found[0].where == text and found[0].said and found[0].true
+
+
+@pytest.mark.parametrize("text", [one.strip() for line in SHORTHAND.strip().split("\n") for one in line.split(" | ")])
+def test_true_shorthand_is_no_contradiction(text: str) -> None:
+    """Negative controls of each reading of an abbreviation."""
+    assert verify(FACTS, text).contradicted == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"), [(kind, one) for kind in SHORTHAND_FALSE for one in SHORTHAND_FALSE[kind].split(" | ")]
+)
+def test_contradictions_in_shorthand_are_found(kind: str, text: str) -> None:
+    """At least one of the kind, and none of another."""
+    assert {one.kind for one in verify(FACTS, f"Seen today.\n{text}\nThank you.").contradicted} == {kind}
+
+
+def test_no_drug_allergies_say_nothing_of_latex() -> None:
+    """A patient who is allergic to latex may well have no known drug allergies, but not none at all."""
+    latex = FACTS | {"allergies": ["latex"]}
+    assert verify(latex, "NKDA. No known drug allergies.").contradicted == []
+    assert verify(latex, "No known allergies.").contradicted[0].kind == "allergy"
 
 
 def test_every_kind_is_tested() -> None:
