@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +46,12 @@ def main() -> None:
     parser.add_argument("--frames", choices=("development", "heldout"), default="development")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--settings", nargs="*", default=[], help="for mediflow.curate, as semantic.threshold=0.7")
     parser.add_argument("--peer-python", default="", help="a Python that has datasketch and semhash")
     given = parser.parse_args()
     folder = given.folder.resolve()
     make(folder, given.rows, given.seed, given.frames)
-    results = [ours(folder, given.workers, given.rows)]
+    results = [ours(folder, given.workers, given.rows, given.settings)]
     for peer in PEERS if given.peer_python else ():
         results.append(beside(folder, peer, given.peer_python))
     write_json(folder / "result.json", results)
@@ -72,12 +74,13 @@ def make(folder: Path, rows: int, seed: int, frames: str) -> None:
         this.finish(rows=rows)
 
 
-def ours(folder: Path, workers: int, rows: int) -> dict[str, Any]:
+def ours(folder: Path, workers: int, rows: int, settings: Sequence[str] = ()) -> dict[str, Any]:
     """`mediflow.curate`, once from nothing and once with another threshold."""
     out = folder / "curate"
     command = [
         sys.executable, "-m", "mediflow.curate", f"out={out}", f"generated={folder / 'generate'}",
         f"judged={folder / 'judge'}", f"blocklists=[{folder / 'benchmark'}]", f"workers={workers}", "--again",
+        *settings,
     ]  # fmt: skip
     first = run_measured(command, folder, 4 * HOUR)
     assert first.code == 0, (folder / "log.txt").read_text()[-2000:]

@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import hashlib
 import re
-from functools import lru_cache
+from functools import cache, lru_cache
+from pathlib import Path
 
 import numpy as np
+import yaml
 
 from mediflow.shingles import LEADING_MARK, TRAILING_MARK, Hashes, Lookup, Words, hash_words, mix, split_words, sums
 
+HERE = Path(__file__).parent
 # One line a concept; the words of a line are taken for the same. A paraphrase may change the word, not the concept.
 CONCEPTS = {
     "negation": "no not without denies denied deny denying negative never none neither nor absent cannot absence "
@@ -50,7 +53,7 @@ STEMS = re.compile(
     r"|coxib|codone|morphone|fentanil|thiazide|semide|tanide|lactone|xanthine|phylline|setil|limus|trexate|purinol"
     r"|dronate|caine|curonium|levir|amivir|cef\w+|thyroxine|thiouracil|imazole|gabalin|gabapentin)\Z|cef\w{3,}\Z"
 )
-DRUGS = frozenset(
+_WIDELY_USED = frozenset(
     re.findall(
         r"\w+",
         "aspirin acetaminophen paracetamol warfarin heparin insulin digoxin amiodarone lithium morphine fentanyl "
@@ -64,6 +67,32 @@ DRUGS = frozenset(
         "ondansetron omeprazole sertraline clopidogrel prednisone",
     )
 )
+# A number with another unit is another number. The words of a line are one unit; "mmol/L" is two.
+UNITS = {
+    word: words.split()[0]
+    for words in (
+        "hour hours h hr hrs", "day days d", "week weeks wk wks", "month months mo", "minute minutes min",
+        "second seconds", "year years yr yrs y", "mg milligram milligrams", "mcg microgram micrograms ug \u03bcg",
+        "g gram grams", "ng", "pg", "kg kilogram kilograms", "ml milliliter milliliters millilitre millilitres",
+        "l liter liters litre litres", "dl", "mmol", "umol \u03bcmol", "nmol", "pmol", "meq", "iu", "units unit", "mm",
+        "cm",
+    )
+    for word in words.split()
+}  # fmt: skip
+# How often something is taken, where no number says it.
+FREQUENCIES = {
+    name: re.compile(rf"\b(?:{pattern})\b")
+    for name, pattern in {
+        "day": r"daily|(?:a|per|every|each) day|qd",
+        "week": r"weekly|(?:a|per|every|each) week",
+        "month": r"monthly|(?:a|per|every|each) month",
+        "night": r"nightly|bedtime|(?:at|every|each) night|qhs",
+        "morning": r"(?:in the|every|each) morning|qam",
+        "evening": r"(?:in the|every|each) evening|qpm",
+        "other day": r"every other day|alternate days|qod",
+        "meals": r"(?:with|before|after|at) (?:each |every )?meals?",
+    }.items()
+}
 _CONCEPT_OF = {word: concept for concept, words in CONCEPTS.items() for word in words.split()}
 _NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)*")
 _CODE = re.compile(r"[a-z]{1,3}\d")
@@ -78,6 +107,16 @@ SCOPE = 4
 """Words after a negation that it is taken to deny."""
 
 
+@cache
+def drugs() -> frozenset[str]:
+    """Names of drugs that no stem tells: those in wide use, and those that this package itself writes about."""
+    confused = yaml.safe_load((HERE / "errors.yml").read_text(encoding="utf-8"))
+    known = yaml.safe_load((HERE / "clinic" / "knowledge.yml").read_text(encoding="utf-8"))
+    names = [name for group in confused["drugs"] for name in group]
+    names += [drug["name"] for disease in known for drug in disease.get("drugs", ())]
+    return _WIDELY_USED.union(name.lower() for name in names if name.isalpha())
+
+
 def concept_of(word: str) -> str | None:
     """What a word of `split_words` says that must not change; None for a word that may."""
     if word in NUMBERS:
@@ -88,7 +127,7 @@ def concept_of(word: str) -> str | None:
         return _CONCEPT_OF[word]
     if _CODE.match(word) or _SIGNED.match(word) or word in "<>":
         return f"sign {word}"
-    return f"drug {word}" if word in DRUGS or STEMS.match(word) else None
+    return f"drug {word}" if word in drugs() or STEMS.match(word) else None
 
 
 def critical_keys(words: Words) -> tuple[Hashes, np.ndarray]:
@@ -113,14 +152,20 @@ def critical_keys(words: Words) -> tuple[Hashes, np.ndarray]:
 def agree(left: str, right: str) -> bool:
     """Whether two texts with the same concepts also say them of the same things, as far as words can show.
 
-    Two numbers may not have changed places, nor a side its part, and what one text only denies, the other may not only
-    affirm. Texts that fail this may still mean the same: what is in doubt is kept.
+    Two numbers may not have changed places, nor a number its unit, a side its part or a drug how often it is taken, and
+    what one text only denies, the other may not only affirm. Texts that fail this may still mean the same: what
+    is in doubt is kept.
     """
     one, other = ([split_words(clause) for clause in _CLAUSE.split(text)] for text in (left, right))
     moved = _moved(_numbers_by_word(one), _numbers_by_word(other))
     if any((there, here) in moved for here, there in moved):
         return False
     if _moved(_sides_by_word(one), _sides_by_word(other)):
+        return False
+    if _other_units(_units_by_number(one), _units_by_number(other)):
+        return False
+    often, other_often = _frequencies(left), _frequencies(right)
+    if often - other_often and other_often - often:
         return False
     (denied, affirmed), (denied_other, affirmed_other) = _polarity(one), _polarity(other)
     return not (denied & affirmed_other) and not (denied_other & affirmed)
@@ -146,6 +191,37 @@ def _numbers_by_word(clauses: list[list[str]]) -> dict[str, set[str]]:
                 for one in (*before, *filter(_has_content, words[place + 1 : place + 2])):
                     found.setdefault(one, set()).add(number)
     return found
+
+
+def _units_by_number(clauses: list[list[str]]) -> dict[str, set[tuple[str, ...]]]:
+    """The units that follow each number at once, one word or two ("mg/dL")."""
+    found: dict[str, set[tuple[str, ...]]] = {}
+    for words in clauses:
+        for place, word in enumerate(words):
+            if match := _NUMBER.fullmatch(word):
+                unit = [UNITS.get(after) for after in words[place + 1 : place + 3]]
+                if unit and unit[0]:
+                    known = tuple(one for one in unit if one)
+                    found.setdefault(_canonical(match[0]), set()).add(known)
+    return found
+
+
+def _other_units(one: dict[str, set[tuple[str, ...]]], other: dict[str, set[tuple[str, ...]]]) -> bool:
+    """Whether each text gives a number a unit that the other does not; a unit may be cut short ("mg" for "mg/dL")."""
+
+    def missing(these: set[tuple[str, ...]], those: set[tuple[str, ...]]) -> bool:
+        return any(all(this[: len(that)] != that[: len(this)] for that in those) for this in these)
+
+    return any(
+        missing(units, other[number]) and missing(other[number], units)
+        for number, units in one.items()
+        if number in other
+    )
+
+
+def _frequencies(text: str) -> set[str]:
+    lowered = text.lower()
+    return {name for name, pattern in FREQUENCIES.items() if pattern.search(lowered)}
 
 
 def _sides_by_word(clauses: list[list[str]]) -> dict[str, set[str]]:

@@ -61,7 +61,7 @@ from medsmith.spread import spread
 if TYPE_CHECKING:
     import polars
 
-COLUMNS_VERSION = 1
+COLUMNS_VERSION = 2
 """Raised when the same settings begin to give other columns."""
 RARITY_ROWS = 2000
 Column = Literal["task_type", "input_data", "output_format", "difficulty_level"]
@@ -72,7 +72,7 @@ class NearDuplicates(Block):
 
     threshold: float | None = Field(0.8, gt=0, le=1, description="similarity that drops the lesser row; null keeps all")
     guard: bool = Field(
-        True, description="rows that differ in a number, negation, side or drug are no duplicates, however alike"
+        True, description="rows that differ in a number or unit, a negation, side or drug are no duplicates"
     )
     shingle_words: int = Field(3, ge=1, description="words in a shingle")
     permutations: int = Field(128, ge=16, description="MinHash permutations; more propose more surely and cost more")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +35,8 @@ REASONS = (
     "low_quality", "unjudged", "beyond_top_rows",
 )  # fmt: skip
 """Faults of single rows have reasons of their own (mediflow/filters.py)."""
+HELD_SETS = 8192
+READ_AT_ONCE = 1000
 
 
 @dataclass
@@ -218,7 +220,11 @@ def _search(settings: _Alike, group: _Group) -> dict[str, tuple[Places, Places, 
         own = mix(np.arange(len(group.rows), dtype=np.uint64))
         signatures = gather(settings.cache, settings.parts, "signatures", group.texts.parts, group.places)
         sets = _ReadSets(group.texts, settings.shingle_words)
-        near = dedup.search(signatures, sets, settings.near, np.where(group.has_words, classes, own))
+
+        def confirm_near(row: int, of: int) -> bool:
+            return not settings.guarded or agree(group.texts.content(row), group.texts.content(of))
+
+        near = dedup.search(signatures, sets, settings.near, np.where(group.has_words, classes, own), confirm_near)
         result["near_duplicate"] = _arrays(group.rows, near)
         left[list(near)] = False
     if settings.semantic is not None:
@@ -238,15 +244,26 @@ class _ReadSets:
     """Shingles of rows whose texts are read once more; the latest are kept, since copies come in flocks."""
 
     def __init__(self, texts: Texts, size: int) -> None:
-        @lru_cache(maxsize=4096)
-        def of(number: int) -> Hashes:
-            return np.unique(ngrams(tokenize([texts.content(number)]), size).hashes)
-
-        self._of = of
+        self._texts = texts
+        self._size = size
+        self._held: dict[int, Hashes] = {}
 
     def of(self, number: int) -> Hashes:
         """The sorted, distinct shingles of one text."""
-        return self._of(number)
+        if number not in self._held:
+            self.ready([number])
+        return self._held[number]
+
+    def ready(self, numbers: Sequence[int]) -> None:
+        """Read some texts together: splitting one costs nearly as much as splitting a hundred."""
+        if len(self._held) + len(numbers) > HELD_SETS:
+            self._held = {number: self._held[number] for number in numbers if number in self._held}
+        missing = [number for number in numbers if number not in self._held]
+        for first in range(0, len(missing), READ_AT_ONCE):
+            some = missing[first : first + READ_AT_ONCE]
+            grams = ngrams(tokenize([self._texts.content(number) for number in some]), self._size)
+            for place, number in enumerate(some):
+                self._held[number] = np.unique(grams.of(place))
 
 
 def _arrays(rows: Places, found: Mapping[int, dedup.Duplicate]) -> tuple[Places, Places, NDArray[np.float64]]:

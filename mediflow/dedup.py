@@ -8,7 +8,7 @@ reported similarity is exact and there are no false positives.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -19,6 +19,8 @@ from mediflow.shingles import Hashes, Shingles, jaccard, mix, shingle, text_key
 RECALL = 0.99
 """The least chance that a pair exactly at the threshold is proposed; pairs above it are proposed more surely."""
 SIGNED_AT_ONCE = 20_000
+AHEAD = 512
+"""Texts whose likely partners are read together."""
 Signatures = NDArray[np.uint32]
 
 
@@ -34,6 +36,9 @@ class Sets(Protocol):
 
     def of(self, number: int) -> Hashes:
         """The sorted, distinct shingles of one text."""
+
+    def ready(self, numbers: Sequence[int]) -> None:
+        """Told which texts are likely to be asked for next: many read at once cost less than one by one."""
 
 
 def find_exact_duplicates(texts: Sequence[tuple[str, ...]]) -> dict[int, Duplicate]:
@@ -72,8 +77,14 @@ def find_near_duplicates(
     return found
 
 
-def search(signatures: Signatures, sets: Sets, threshold: float, classes: Hashes | None = None) -> dict[int, Duplicate]:
-    """For each text the nearest earlier one that is kept, if it is near enough.
+def search(
+    signatures: Signatures,
+    sets: Sets,
+    threshold: float,
+    classes: Hashes | None = None,
+    confirm: Callable[[int, int], bool] = lambda _row, _of: True,
+) -> dict[int, Duplicate]:
+    """For each text the nearest earlier one that is kept, if it is near enough and `confirm(row, of)` agrees.
 
     `signatures` has one row a text; only texts of the same class are compared. A text without shingles (a signature of
     nothing) is like no other.
@@ -84,18 +95,29 @@ def search(signatures: Signatures, sets: Sets, threshold: float, classes: Hashes
     found: dict[int, Duplicate] = {}
     # The estimate from the signatures spares most exact comparisons; 0.15 is over three standard errors at 128.
     surely_below = threshold - 0.15 * (128 / permutations) ** 0.5
-    for number in sorted(buckets):
+
+    def likely_of(number: int) -> list[int]:
+        candidates = np.array(sorted({other for bucket in buckets[number] for other in kept[bucket]}), dtype=np.int64)
+        if not candidates.size:
+            return []
+        likeness = (signatures[candidates] == signatures[number]).mean(axis=1)
+        likely: list[int] = candidates[likeness >= surely_below].tolist()
+        return likely
+
+    numbers = sorted(buckets)
+    for place, number in enumerate(numbers):
+        if place % AHEAD == 0:
+            proposed = {one: likely_of(one) for one in numbers[place : place + AHEAD]}
+            sets.ready(sorted({text for one, others in proposed.items() if others for text in (one, *others)}))
         own = buckets[number]
-        candidates = np.array(sorted({other for bucket in own for other in kept[bucket]}), dtype=np.int64)
-        if candidates.size:
-            likeness = (signatures[candidates] == signatures[number]).mean(axis=1)
-            likely = candidates[likeness >= surely_below].tolist()
-            if likely:
-                this = sets.of(number)
-                similarity, of = max((jaccard(sets.of(other), this), -other) for other in likely)
-                if similarity >= threshold:
-                    found[number] = Duplicate(-of, similarity)
-                    continue
+        if likely := likely_of(number):
+            this = sets.of(number)
+            # Nearest first; of equals the preferred one.
+            ranked = sorted((-jaccard(sets.of(other), this), other) for other in likely)
+            near = ((-negative, of) for negative, of in ranked if -negative >= threshold)
+            if best := next(((share, of) for share, of in near if confirm(number, of)), None):
+                found[number] = Duplicate(best[1], best[0])
+                continue
         for bucket in own:
             kept[bucket].append(number)
     return found

@@ -32,7 +32,11 @@ class SemanticDuplicates(Block):
     """When two rows say the same in other words. Rows that differ in a number, negation, side or drug never do."""
 
     threshold: float | None = Field(
-        0.7, gt=0, le=1, description="cosine similarity that drops the lesser row; null: not looked for"
+        None,
+        gt=0,
+        le=1,
+        description="cosine similarity that drops the lesser row; null: not looked for, since of rows that differ in a "
+        "diagnosis or finding only some are taken for the same (benchmarks/README.md); 0.7 suits the lexical encoder",
     )
     least_concepts: int = Field(
         5, ge=0, description="numbers, negations, sides, drugs … that a row must have, for equal ones to say something"

@@ -117,6 +117,9 @@ class Shingles:
         """The hashes of one text."""
         return self.hashes[self.offsets[number] : self.offsets[number + 1]]
 
+    def ready(self, numbers: Sequence[int]) -> None:
+        """All are in memory."""
+
     def owners(self) -> Places:
         """The text number of every hash."""
         return np.repeat(np.arange(len(self), dtype=np.int64), np.diff(self.offsets))

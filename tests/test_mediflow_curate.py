@@ -144,10 +144,10 @@ def test_planted_rows_are_dropped_each_with_reason_partner_and_similarity(curate
 
 
 def test_rows_that_differ_in_what_matters_are_no_near_duplicates(curate: Bench) -> None:
-    """One word of seventy changed: a dose, a negation, a side or a drug keeps the row, another word does not."""
+    """One word of seventy changed: a dose, unit, negation, side or drug keeps the row, another word does not."""
     text = f"{text_of('a')} patient denies pain in the left knee takes metformin 500 mg since {text_of('b')}"
     changes = {"dose": ("500", "850"), "no": ("denies", "reports"), "side": ("left", "right"), "word": ("knee", "hip"),
-               "drug": ("metformin", "glipizide")}  # fmt: skip
+               "drug": ("metformin", "glipizide"), "unit": ("mg", "mcg")}  # fmt: skip
     rows = [row_of(0, id="original", input=text, quality=4.0)]
     rows += [replace(rows[0], id=name, input=text.replace(*pair), quality=1.0) for name, pair in changes.items()]
     assert curate(rows).reasons == {"word": "near_duplicate"}
@@ -345,6 +345,7 @@ def test_the_ledger_tells_of_every_record(tmp_path: Path) -> None:
         {"id": row["id"], "call_id": f"c{row['id']}", "status": "accepted", "seed": 3, "extra": [1]} for row in rows
     ]
     records.append({"id": "bad", "status": "rejected", "reason": "empty", "text": "secret", "cost": 0.5})
+    records.append({"id": rows[1]["id"], "status": "rejected", "reason": "exact_duplicate", "of": rows[1]["id"]})
     folder = tmp_path / "generate"
     with run.start(Made(out=folder), "test") as this:
         write_jsonl(folder / "instructions" / "part-00000.jsonl", rows)
@@ -352,8 +353,8 @@ def test_the_ledger_tells_of_every_record(tmp_path: Path) -> None:
         this.finish()
     config = {"generated": folder, "map_rows": 0}
     ledger = polars.read_parquet(main(Config(out=tmp_path / "out", **config)) / "ledger.parquet")
-    assert ledger["decision"].to_list() == ["kept", "kept", "dropped", None]
-    assert ledger["decision_of"].to_list() == ["", "", "0000", None]
+    assert ledger["decision"].to_list() == ["kept", "kept", "dropped", None, None]
+    assert ledger["decision_of"].to_list() == ["", "", "0000", None, None]
     last = ledger.row(3, named=True)
     assert (last["status"], last["reason"], last["cost"], last["more"]) == ("rejected", "empty", 0.5, None)
     assert ledger["more"][0] == '{"extra":[1]}' and "text" not in ledger.columns

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from mediflow.dedup import find_exact_duplicates, find_near_duplicates
+from mediflow.dedup import find_exact_duplicates, find_near_duplicates, search, sign
 from mediflow.shingles import jaccard, shingle, split_words
 
 WORDS = [f"word{number}" for number in range(3000)]
@@ -97,6 +97,21 @@ def test_only_kept_texts_are_partners() -> None:
     c = " ".join([*WORDS[8:16], *b.split()[8:]])
     assert true_jaccard(a, b) > 0.8 and true_jaccard(b, c) > 0.8 and true_jaccard(a, c) < 0.8
     assert {number: one.of for number, one in find_near_duplicates([a, b, c], 0.8).items()} == {1: 0}
+
+
+def test_a_partner_that_is_not_confirmed_leaves_the_next_nearest() -> None:
+    """`confirm` is asked nearest first; a text without a confirmed partner stays, and is a partner itself."""
+    base = texts_of(1)[0]
+    texts = [edited(base, 3, 1), base, base + " end"]
+    sets = shingle(texts, 3)
+    signatures = sign(sets, 128, 0)
+    asked: list[tuple[int, int]] = []
+    assert {row: one.of for row, one in search(signatures, sets, 0.6).items()} == {1: 0, 2: 0}
+    assert search(signatures, sets, 0.6, confirm=lambda row, of: False) == {}
+    found = search(signatures, sets, 0.6, confirm=lambda row, of: of == 1)
+    assert {row: one.of for row, one in found.items()} == {2: 1}
+    search(signatures, sets, 0.6, confirm=lambda row, of: asked.append((row, of)) or False)  # type: ignore[func-returns-value]
+    assert asked == [(1, 0), (2, 1), (2, 0)]
 
 
 def test_groups_are_not_compared() -> None:

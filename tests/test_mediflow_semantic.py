@@ -78,6 +78,36 @@ def test_what_changed_places_is_seen(left: str, right: str, same: bool) -> None:
     assert agree(left, right) is same and agree(right, left) is same
 
 
+@pytest.mark.parametrize(
+    ("left", "right", "same"),
+    [
+        ("Given 5 mg of it.", "Given 5 mcg of it.", False),
+        ("Sodium was 4.1 mmol/L.", "Sodium was 4.1 mg/dL.", False),
+        ("Troponin 12 ng/L today", "Troponin 12 ng/mL today", False),
+        ("Ill for 3 days, 3 mm large", "Ill for 3 weeks, 3 mm large", False),
+        ("Ill for 3 days", "For 3 d it has lasted", True),
+        ("Calcium 9 mg/dL", "A calcium of 9 mg", True),
+        ("Calcium 9 mg/dL", "Calcium of 9", True),
+        ("Take it once daily.", "Take it once weekly.", False),
+        ("Take it once daily.", "Once a day it is taken.", True),
+        ("Take it at bedtime.", "Take it every morning.", False),
+        ("Take it every other day.", "Take it at bedtime.", False),
+        ("Take it daily, in the morning.", "Take it every day.", True),
+    ],
+)
+def test_a_number_keeps_its_unit_and_a_drug_its_times(left: str, right: str, same: bool) -> None:
+    """What no single word of the key tells; spelling, and a unit that one text leaves out, are no difference."""
+    assert critical_keys(tokenize([left]))[0] == critical_keys(tokenize([right]))[0]
+    assert agree(left, right) is same and agree(right, left) is same
+
+
+@pytest.mark.parametrize("name", ["azathioprine", "mycophenolate", "donepezil", "levodopa", "doxazosin", "memantine"])
+def test_drugs_that_the_package_writes_about_are_known(name: str) -> None:
+    """The list of drugs that are mistaken for one another guards as well; an ordinary word is none."""
+    assert concept_of(name) == f"drug {name}"
+    assert concept_of("appointment") is None
+
+
 def made_vectors(count: int, seed: int = 0) -> np.ndarray:
     vectors = np.random.default_rng(seed).standard_normal((count, 24)).astype(np.float32)
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
