@@ -88,8 +88,10 @@ A woman of 54. | Daughter, 14 y/o, is well. | Appendectomy at age 19. | She lost
 PMHx: asthma. | No h/o gout. | FHx of gout. | r/o gout. | DDx: gout, lupus. | Dx T2DM (E11.9). | Denies h/o gout.
 A1c 8.1 (H). | HbA1c 8.1 H. | HbA1c 8.13 ↑, otherwise fine. | HbA1c was not WNL. | Goal A1c <7 (L).
 Vitamin K 10 mg. | T 37.5, P 88, BP 140/90. | T37.5 P88 BP140/90 | p 0.05 was reached. | The P wave was 80 ms.
-Goal BP < 130/80. | T12 fracture. | L-sided pleural effusion. | 2 L of fluid, pleural effusion. | Small L pleural effusion.
-R lung nodule, 12 mm. | Denies: fever, chest pain. | w/o fever. | ROS (-) for fever. | Neg for pneumothorax. | Pertinent negatives: fever.
+Goal BP < 130/80. | T12 fracture. | L-sided pleural effusion. | 2 L of fluid, pleural effusion.
+Small L pleural effusion.
+R lung nodule, 12 mm. | Denies: fever, chest pain. | w/o fever. | ROS (-) for fever. | Neg for pneumothorax.
+Pertinent negatives: fever.
 """
 """True, or about another person, time or thing, as clinicians note it."""
 SHORTHAND_FALSE = {
