@@ -149,14 +149,15 @@ def _root(name: str, root: dict[str, str]) -> str:
 def table(results: list[dict[str, Any]]) -> str:
     """One line a system: cost, recall by kind, near-misses lost, precision."""
     kinds = sorted({kind for result in results for kind in result.get("recall", {})} - set(MISSES))
-    heads = ["system", "seconds", "CPU s", "peak MB", *kinds, *(f"lost: {kind}" for kind in MISSES), "right / dropped"]
+    misses = [kind for kind in MISSES if any(kind in result.get("recall", {}) for result in results)]
+    heads = ["system", "seconds", "CPU s", "peak MB", *kinds, *(f"lost: {kind}" for kind in misses), "right / dropped"]
     lines = ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
     for result in results:
         if "note" in result:
             lines.append(f"| {result['system']} | {result['note']} |")
             continue
         cells = [result["system"], result["seconds"], result["cpu"], result["peak_mb"]]
-        cells += [f"{result['recall'].get(kind, 0):.3f}" for kind in (*kinds, *MISSES)]
+        cells += [f"{result['recall'].get(kind, 0):.3f}" for kind in (*kinds, *misses)]
         cells.append(f"{result['of_the_right_row']} / {result['duplicates']}")
         lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
     return "\n".join(lines)
