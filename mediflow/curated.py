@@ -146,7 +146,12 @@ def write_ledger(path: Path, parts: Sequence[Path], fates: polars.DataFrame) -> 
     try:
         for part in parts:
             for records in _records(part):
-                joined = records.join(fates, on="id", how="left", maintain_order="left")
+                # A refused repeat of a row has the row's id: what became of the row is told of the accepted one alone.
+                row = polars.when(polars.col("status").fill_null("accepted") == "accepted").then("id").alias("row")
+                joined = records.with_columns(row).join(
+                    fates, left_on="row", right_on="id", how="left", maintain_order="left"
+                )
+                joined = joined.drop("row")
                 met += len(joined) - joined["decision"].null_count()
                 table = joined.with_columns(polars.col(polars.Categorical).cast(polars.String)).to_arrow()
                 writer = writer or ParquetWriter(partial, table.schema, compression="zstd", compression_level=3)
