@@ -72,7 +72,10 @@ class Config(BaseConfig):
         "patients", description="patients: each example is about a known patient; none: as in the paper"
     )
     patients: Path | None = Field(
-        None, description="patients' facts, Parquet of mediflow.simulate or JSON Lines; none draws them from the clinic"
+        None,
+        description="patients' facts: Parquet of mediflow.simulate, or JSON Lines in the form that mediflow/facts.py "
+        "tells (id, age, sex, conditions, medications, labs …), for any teacher but the simulated one; none draws "
+        "them from the clinic",
     )
     passages: PassagesConfig | None = Field(None, description="own documents as inputs, in the place of grounding")
     credentialed: bool = Field(

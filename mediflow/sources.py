@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from mediflow.facts import as_facts
 from mediflow.passages import Passage
 from medsmith.errors import UserError
 from medsmith.records import read_jsonl
@@ -125,6 +126,10 @@ def read_facts(path: Path) -> list[dict[str, Any]]:
     for number, facts in enumerate(known, 1):
         if not isinstance(facts, dict) or not facts.get("id"):
             raise UserError(f"{path} row {number}: facts without an id; give each patient one")
+        try:
+            as_facts(facts)
+        except (UserError, KeyError) as error:
+            raise UserError(f"{path} row {number}: {error}") from None
     if len({str(facts["id"]) for facts in known}) < len(known):
         raise UserError(f"{path}: two patients have one id; give each their own")
     return known

@@ -285,7 +285,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
     parser.add_argument("--seed", type=int, default=0, help="one seed for all answers")
-    parser.add_argument("--fault", action="append", default=[], help="kind=share, e.g. broken=0.1; may be repeated")
+    kinds = "; ".join(f"{name}: {field.description}" for name, field in Faults.model_fields.items())
+    parser.add_argument(
+        "--fault", action="append", default=[], help=f"kind=share, e.g. broken=0.1; may be repeated. Kinds: {kinds}"
+    )
     parser.add_argument("--log", type=Path, help="append a line per request to this file")
     given = parser.parse_args(arguments)
     try:

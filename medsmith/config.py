@@ -81,8 +81,12 @@ def load(cls: type[C], recipe: Path | dict[str, Any] | None = None, overrides: S
         key = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
             raise UserError(f"{where}: unknown key '{key}'; remove it or see --help for the known ones") from None
-        got = "" if first["type"] == "missing" else f" (got {str(first['input'])[:80]!r})"
-        raise UserError(f"{where}: '{key}': {first['msg']}{got}; set it in the recipe or as {key}=VALUE") from None
+        # Of a block that does not hold together the sentence names the values; the whole block would bury them.
+        whole = first["type"] == "missing" or isinstance(first["input"], dict)
+        got = "" if whole else f" (got {str(first['input'])[:80]!r})"
+        value = "[VALUE, …]" if first["type"] in ("list_type", "tuple_type") else "VALUE"
+        said = first["msg"].removeprefix("Value error, ")
+        raise UserError(f"{where}: '{key}': {said}{got}; set it in the recipe or as {key}={value}") from None
 
 
 def nearest(name: str, known: Iterable[str], prefix: str = "") -> str:

@@ -116,7 +116,10 @@ class TeacherConfig(Block):
     @model_validator(mode="after")
     def _one_endpoint(self) -> TeacherConfig:
         if (self.base_url is None) == (self.serve is None) and (self.vllm is None or self.serve is not None):
-            raise ValueError("give exactly one of base_url (an endpoint) and serve (a command that starts one)")
+            raise ValueError(
+                "give exactly one of base_url (an endpoint) and serve (a command that starts one); "
+                "null takes out the recipe's: serve=null"
+            )
         if self.serve is not None and not self.serve.strip():
             raise ValueError("serve is empty; give a command")
         if self.base_url is not None:

@@ -203,9 +203,13 @@ def test_patients_come_from_a_file_again_and_again(tmp_path: Path) -> None:
         assert [fact["id"] for fact in material.facts] == ["p0", "p1", "p2", "p0", "p1"]
     polars.DataFrame({"other": facts}).write_parquet(tmp_path / "wrong.parquet")
     (tmp_path / "wrong.jsonl").write_text('{"age": 3}')
+    (tmp_path / "typed.jsonl").write_text('{"id": "a", "age": 3}\n{"id": "b", "age": "fifty"}')
+    (tmp_path / "named.jsonl").write_text('{"id": "a", "alter": 3}')
     for name, said in (
         ("wrong.parquet", "no rows with a column 'facts'"),
         ("wrong.jsonl", "row 1: facts without an id"),
+        ("typed.jsonl", r"row 2: facts of 'b': age: .* see mediflow/facts\.py"),
+        ("named.jsonl", "row 1: facts of 'a': alter: "),
     ):
         with pytest.raises(UserError, match=said):
             open_source(settings(tmp_path / "out", grounding="patients", patients=tmp_path / name))

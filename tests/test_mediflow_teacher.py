@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import subprocess
 import sys
 from collections import Counter
@@ -13,8 +14,10 @@ from typing import Any
 import httpx2
 import pytest
 
+from mediflow.clinic.generating import generate
 from mediflow.prompt import read_request, render_block, request_block
 from mediflow.teacher import IN_TEXT, IN_TRANSPORT, Faults, draw_fault, make_app, request_key, spoil
+from medsmith.errors import UserError
 from medsmith.llm import ChatError, ChatReply, TeacherConfig, open_teacher
 from medsmith.openai_chat import OpenAIChat
 
@@ -151,6 +154,20 @@ def test_a_real_server_cuts_connections_and_exits_with_its_stdin(tmp_path: Path)
         server.kill()
         server.stdout.close()
         server.wait()
+
+
+def test_facts_of_other_patients_are_refused_in_words() -> None:
+    """The simulated teacher says that it knows the clinic's patients only."""
+    with pytest.raises(UserError, match="knows patients of the simulated clinic only"):
+        generate(
+            {
+                "task_type": "summarization",
+                "document_type": "clinical_note",
+                "examples": 1,
+                "facts": [{"id": "p", "age": 3}],
+            },
+            random.Random(0),
+        )
 
 
 def test_an_unknown_fault_is_refused() -> None:

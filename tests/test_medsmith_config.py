@@ -71,6 +71,8 @@ def test_wrong_values_are_one_line_with_value_and_key(tmp_path: Path) -> None:
         load(Settings)
     with pytest.raises(UserError, match=r"'optimiser.steps'.*got 'many'"):
         load(Settings, {"out": "o", "optimiser": {"steps": "many"}})
+    with pytest.raises(UserError, match=r"'sources'.*got 'x'.*or as sources=\[VALUE, …\]"):
+        load(Settings, {"out": "o"}, ["sources=x"])
     with pytest.raises(UserError, match=r"'mode'.*'fast' or 'exact'.*got 'slow'"):
         load(Settings, {"out": "o"}, ["mode=slow"])
 

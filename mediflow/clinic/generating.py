@@ -14,6 +14,7 @@ from mediflow.clinic.exchange import Exchange
 from mediflow.clinic.knowledge import load_knowledge
 from mediflow.clinic.patients import Patient, draw_patient, patient_from_facts
 from mediflow.taxonomy import DocumentType, TaskType, load_taxonomy
+from medsmith.errors import UserError
 
 # Nothing here changes what the right answer is. The tasks' own instructions are few, and a call needs several.
 OPENINGS = (
@@ -84,6 +85,10 @@ def _of_patients(
     `altered` facts of the request, by the example's place in the reply (here from `first`), go before the true ones.
     """
     facts, altered = request.get("facts") or [], request.get("altered", {})
+    if any("new_medication" not in one for one in facts):
+        raise UserError(
+            "the simulated teacher knows patients of the simulated clinic only; facts of others need another"
+        )
     kind = ""
     exchanges = []
     for number in range(request["examples"]):
