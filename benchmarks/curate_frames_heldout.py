@@ -162,7 +162,7 @@ def frames() -> list[dict[str, Any]]:
 @cache
 def drug_groups() -> list[list[str]]:
     """Drugs that are mistaken for one another, and some of our own."""
-    known: list[list[str]] = yaml.safe_load((MEDIFLOW / "errors.yml").read_text(encoding="utf-8"))["drugs"]
+    known: list[list[str]] = yaml.safe_load((MEDIFLOW / "pairing" / "errors.yml").read_text(encoding="utf-8"))["drugs"]
     return [*known, MORE_DRUGS]
 
 

@@ -19,11 +19,11 @@ from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from typing import Any
 
+from mediflow.checking.validate import check_json, check_value
 from mediflow.clinic.answers import ask
 from mediflow.clinic.documents import write_note
 from mediflow.clinic.patients import draw_patients
 from mediflow.taxonomy import WHOLE, load_taxonomy
-from mediflow.validate import check_json, check_value
 
 Judge = Callable[[int], bool]
 Record = tuple[str, Any, dict[str, Any]]

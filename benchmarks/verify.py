@@ -23,12 +23,12 @@ from typing import NamedTuple
 
 from benchmarks.paraphrases import LATER_WORDINGS, WORDINGS, paraphrase
 from benchmarks.paraphrases_held_out import HELD_OUT_WORDINGS
+from mediflow.checking.verify import PARTS, verify_example
 from mediflow.clinic.answers import ask
 from mediflow.clinic.documents import write_note
 from mediflow.clinic.patients import Patient, draw_patient
 from mediflow.clinic.plant import Planted, plant
 from mediflow.taxonomy import TaskType, Taxonomy, load_taxonomy
-from mediflow.verify import PARTS, verify_example
 from medsmith.intervals import wilson
 
 TRIES = 30

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mediflow.agreement import krippendorff_alpha
-from mediflow.flaws import RULES, apply_rule
+from mediflow.pairing.flaws import RULES, apply_rule
 from medsmith.intervals import Interval, wilson
 from medsmith.records import content_id
 

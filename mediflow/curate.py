@@ -30,8 +30,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from mediflow.blocklists import Blocklist, load_blocklists
-from mediflow.columns import (
+from mediflow.curation.blocklists import Blocklist, load_blocklists
+from mediflow.curation.columns import (
     LEXICAL,
     SCREEN,
     Columns,
@@ -42,13 +42,13 @@ from mediflow.columns import (
     read_part,
     sample_contents,
 )
-from mediflow.curated import CRITERIA, Sheet, why, write_ledger, write_sheet
-from mediflow.decide import Decided, decide
-from mediflow.decisions import Conflict, Verdict, read_verdicts
-from mediflow.decontaminate import Decontamination, Screen, build_screen
-from mediflow.describe import Curation, write_description
-from mediflow.filters import Limits
-from mediflow.semantic import LexicalEncoder, SemanticDuplicates
+from mediflow.curation.curated import CRITERIA, Sheet, why, write_ledger, write_sheet
+from mediflow.curation.decide import Decided, decide
+from mediflow.curation.decisions import Conflict, Verdict, read_verdicts
+from mediflow.curation.decontaminate import Decontamination, Screen, build_screen
+from mediflow.curation.describe import Curation, write_description
+from mediflow.curation.filters import Limits
+from mediflow.curation.semantic import LexicalEncoder, SemanticDuplicates
 from medsmith import run
 from medsmith.command import run_command
 from medsmith.config import Block, execution

@@ -16,13 +16,13 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, model_validator
 
-from mediflow.admission import NearRepeats
-from mediflow.calls import Calls, single_document
-from mediflow.ledger import Books
-from mediflow.parse import ReplyForm
-from mediflow.passages import PassagesConfig, read_passages
-from mediflow.rounds import Rounds
-from mediflow.sources import Clinic, Grounding, Listed, Nothing, Source, read_facts
+from mediflow.generation.admission import NearRepeats
+from mediflow.generation.calls import Calls, single_document
+from mediflow.generation.ledger import Books
+from mediflow.generation.parse import ReplyForm
+from mediflow.generation.passages import PassagesConfig, read_passages
+from mediflow.generation.rounds import Rounds
+from mediflow.generation.sources import Clinic, Grounding, Listed, Nothing, Source, read_facts
 from mediflow.taxonomy import Taxonomy, check_weights, load_taxonomy
 from mediflow.teacher import MODEL as SIMULATED
 from medsmith import run
@@ -73,9 +73,9 @@ class Config(BaseConfig):
     )
     patients: Path | None = Field(
         None,
-        description="patients' facts: Parquet of mediflow.simulate, or JSON Lines in the form that mediflow/facts.py "
-        "tells (id, age, sex, conditions, medications, labs …), for any teacher but the simulated one; none draws "
-        "them from the clinic",
+        description="patients' facts: Parquet of mediflow.simulate, or JSON Lines in the form that "
+        "mediflow/checking/facts.py tells (id, age, sex, conditions, medications, labs …), for any teacher but the "
+        "simulated one; none draws them from the clinic",
     )
     passages: PassagesConfig | None = Field(None, description="own documents as inputs, in the place of grounding")
     credentialed: bool = Field(

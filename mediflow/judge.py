@@ -28,10 +28,10 @@ from mediflow.calibrate import (
     sample_agreement,
     summarise_calibration,
 )
+from mediflow.checking.validate import read_json_text
 from mediflow.prompt import render, render_block
 from mediflow.taxonomy import Taxonomy, load_taxonomy
 from mediflow.teacher import MODEL as SIMULATED
-from mediflow.validate import read_json_text
 from medsmith import run
 from medsmith.command import run_command
 from medsmith.config import Config as BaseConfig

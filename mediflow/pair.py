@@ -20,15 +20,15 @@ from typing import Any, ClassVar
 
 from pydantic import Field, model_validator
 
-from mediflow.card import write_pair_card
 from mediflow.curate import Column, Dropped, write_dropped
-from mediflow.filters import REFUSAL
-from mediflow.flaws import RULES, apply_rule, load_error_types
-from mediflow.lengths import Balance, balance_lengths, summarise_lengths
-from mediflow.pair_plan import Slot, plan_folder
-from mediflow.parse import strip_fence
+from mediflow.curation.card import write_pair_card
+from mediflow.curation.filters import REFUSAL
+from mediflow.generation.parse import strip_fence
+from mediflow.pairing.flaws import RULES, apply_rule, load_error_types
+from mediflow.pairing.lengths import Balance, balance_lengths, summarise_lengths
+from mediflow.pairing.plan import Slot, plan_folder
+from mediflow.pairing.proof import CLAIMS_ERROR, Proof, prove
 from mediflow.prompt import render
-from mediflow.proof import CLAIMS_ERROR, Proof, prove
 from mediflow.teacher import MODEL as SIMULATED
 from medsmith import run
 from medsmith.command import run_command

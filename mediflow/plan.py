@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import mediflow.generate
-from mediflow.calls import Call, Calls
 from mediflow.generate import open_source, taxonomy_of
+from mediflow.generation.calls import Call, Calls
 from mediflow.taxonomy import check_weights
 from medsmith import run
 from medsmith.command import run_command

@@ -18,10 +18,10 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from mediflow.review_app import Page, build_app
-from mediflow.review_decisions import Decisions
-from mediflow.review_index import find_sources
-from mediflow.review_store import Store
+from mediflow.reviewing.app import Page, build_app
+from mediflow.reviewing.decisions import Decisions
+from mediflow.reviewing.index import find_sources
+from mediflow.reviewing.store import Store
 from medsmith.command import run_command
 from medsmith.config import Config as BaseConfig
 from medsmith.config import execution

@@ -21,10 +21,10 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from mediflow.review import decisions_path
-from mediflow.review_decisions import PARTS, Decision, Decisions, Verdict
-from mediflow.review_index import CELL, CRITERIA, find_sources
-from mediflow.review_store import Store
-from mediflow.review_text import check_edit
+from mediflow.reviewing.decisions import PARTS, Decision, Decisions, Verdict
+from mediflow.reviewing.index import CELL, CRITERIA, find_sources
+from mediflow.reviewing.store import Store
+from mediflow.reviewing.text import check_edit
 from medsmith.command import run_command
 from medsmith.config import Config as BaseConfig
 from medsmith.config import execution

@@ -43,7 +43,7 @@ Value = TypeVar("Value", bound=Hashable)
 class TaskType:
     """One of the paper's 14 task types (A.4). `needs` are the topics that a document must hold to be asked about.
 
-    `asserts` are the parts of an example that state what is true of the patient (mediflow/verify.py).
+    `asserts` are the parts of an example that state what is true of the patient (mediflow/checking/verify.py).
     """
 
     name: str

@@ -19,11 +19,11 @@ from benchmarks.mock_server import Behaviour, draw_fault, parse_behaviour
 from benchmarks.record import SCHEMA, Job, prompt, record_model
 from benchmarks.replies import Writer
 from benchmarks.systems import find_systems
-from mediflow.checks import check_example
+from mediflow.checking.checks import check_example
+from mediflow.checking.verify import verify_example
 from mediflow.clinic.patients import draw_patient
-from mediflow.parse import parse_reply
+from mediflow.generation.parse import parse_reply
 from mediflow.taxonomy import load_taxonomy
-from mediflow.verify import verify_example
 
 WRITER = Writer()
 KEYS = Job("", 400, 1, Path(), "").keys

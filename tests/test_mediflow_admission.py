@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-import mediflow.admission
-from mediflow.admission import Admitted, Look, NearRepeats, Repeat
+import mediflow.generation.admission
+from mediflow.generation.admission import Admitted, Look, NearRepeats, Repeat
 
 WORDS = [f"word{number}" for number in range(3000)]
 
@@ -100,8 +100,8 @@ def test_planted_repeats_are_found_and_nothing_else(entries: int, monkeypatch: p
 
     The same whether the entries are all fresh or in many sorted runs that were merged.
     """
-    monkeypatch.setattr(mediflow.admission, "FRESH_ENTRIES", entries)
-    monkeypatch.setattr(mediflow.admission, "LONGEST_RUN", 20 * entries)
+    monkeypatch.setattr(mediflow.generation.admission, "FRESH_ENTRIES", entries)
+    monkeypatch.setattr(mediflow.generation.admission, "LONGEST_RUN", 20 * entries)
     rng = random.Random(2)
     store = Store()
     planted = found = 0

@@ -11,13 +11,13 @@ from itertools import islice
 
 import pytest
 
-from mediflow.checks import check_example, check_vocabulary
+from mediflow.checking.checks import check_example, check_vocabulary
+from mediflow.checking.verify import verify_example
 from mediflow.clinic.answers import TASKS, ask
 from mediflow.clinic.documents import Note, write_note
 from mediflow.clinic.exchange import Exchange
 from mediflow.clinic.patients import Patient, draw_patients
 from mediflow.taxonomy import FORMATS, load_taxonomy
-from mediflow.verify import verify_example
 
 PATIENTS = draw_patients(seed=5, count=240)
 

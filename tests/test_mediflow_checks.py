@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from mediflow.checks import CHECKS, Checked, check_example, check_vocabulary
-from mediflow.codes import as_icd10cm, icd10cm_codes
+from mediflow.checking.checks import CHECKS, Checked, check_example, check_vocabulary
+from mediflow.checking.codes import as_icd10cm, icd10cm_codes
 from mediflow.taxonomy import TaskType, load_taxonomy
 from medsmith.errors import UserError
 

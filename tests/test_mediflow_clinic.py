@@ -247,7 +247,7 @@ def test_taxonomy_and_tasks_of_the_clinic_agree() -> None:
 
 def test_judge_sees_a_planted_flaw_more_often_than_not() -> None:
     """An empty or copied answer is scored lower on average than a good one."""
-    good = {"kind": "judge", "instruction": "Answer the question briefly from the document.", "facts": []}
+    good = {"kind": "judge", "instruction": "Answer the question briefly from the document.", "facts": [None]}
     fine = [{"input": "A long enough document about chest pain.", "output": "chest pain"}]
     bad = [{"input": "A long enough document about chest pain.", "output": ""}]
     scores = {}

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from mediflow.curate import Config, main
-from mediflow.rank import order_stratified
+from mediflow.curation.rank import order_stratified
 from medsmith import run
 from medsmith.config import Config as BaseConfig
 from medsmith.config import load

@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from mediflow.dedup import find_exact_duplicates, find_near_duplicates, search, sign
-from mediflow.shingles import jaccard, shingle, split_words
+from mediflow.curation.dedup import find_exact_duplicates, find_near_duplicates, search, sign
+from mediflow.curation.shingles import jaccard, shingle, split_words
 
 WORDS = [f"word{number}" for number in range(3000)]
 

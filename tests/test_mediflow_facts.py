@@ -6,9 +6,9 @@ import json
 
 import pytest
 
+from mediflow.checking.facts import LabResult, as_facts, from_patient
+from mediflow.checking.quantities import find_amounts, find_durations, find_frequencies, is_rounded
 from mediflow.clinic.patients import draw_patient
-from mediflow.facts import LabResult, as_facts, from_patient
-from mediflow.quantities import find_amounts, find_durations, find_frequencies, is_rounded
 from medsmith.errors import UserError
 
 

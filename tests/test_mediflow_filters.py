@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from mediflow.filters import Limits, find_fault, foreign_share, may_be_faulty, repeated_share
-from mediflow.shingles import tokenize
+from mediflow.curation.filters import Limits, find_fault, foreign_share, may_be_faulty, repeated_share
+from mediflow.curation.shingles import tokenize
 from medsmith.records import Instruction
 
 NOUNS = [f"finding{number}" for number in range(900)]

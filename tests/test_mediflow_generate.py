@@ -18,10 +18,10 @@ from typing import Any
 
 import pytest
 
-from mediflow.calls import Calls
 from mediflow.clinic.patients import draw_patients
 from mediflow.clinic.reply import reply
 from mediflow.generate import Config, generate, main, open_source, taxonomy_of
+from mediflow.generation.calls import Calls
 from mediflow.prompt import read_request
 from mediflow.taxonomy import DIFFICULTIES, WHOLE
 from mediflow.teacher import request_key
@@ -208,7 +208,7 @@ def test_patients_come_from_a_file_again_and_again(tmp_path: Path) -> None:
     for name, said in (
         ("wrong.parquet", "no rows with a column 'facts'"),
         ("wrong.jsonl", "row 1: facts without an id"),
-        ("typed.jsonl", r"row 2: facts of 'b': age: .* see mediflow/facts\.py"),
+        ("typed.jsonl", r"row 2: facts of 'b': age: .* see mediflow/checking/facts\.py"),
         ("named.jsonl", "row 1: facts of 'a': alter: "),
     ):
         with pytest.raises(UserError, match=said):
@@ -412,7 +412,7 @@ def test_what_is_accepted_does_not_depend_on_which_answer_came_first(tmp_path: P
 
 def test_answers_that_wait_are_read_again_from_the_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first call answers last, and no outcome may be held in memory: nothing changes."""
-    import mediflow.rounds
+    import mediflow.generation.rounds
 
     class Late(Careless):
         async def complete(self, request: ChatRequest) -> ChatReply:
@@ -423,7 +423,7 @@ def test_answers_that_wait_are_read_again_from_the_journal(tmp_path: Path, monke
     values: dict[str, Any] = {"instructions": 40, "per_call": 2, "grounding": "patients", "refills": 1}
     one = settings(tmp_path / "one", **values)
     make(one, Careless())
-    monkeypatch.setattr(mediflow.rounds, "HELD", 0)
+    monkeypatch.setattr(mediflow.generation.rounds, "HELD", 0)
     other = settings(tmp_path / "other", **{**values, "teacher": {**ADDRESS, "concurrency": 16}})
     make(other, Late())
     for name in ("instructions", "ledger"):

@@ -9,8 +9,8 @@ from typing import Any
 import polars
 import pytest
 
-from mediflow.coverage import describe_coverage, read_planned
-from mediflow.page import Described, histogram, json_for_script, page_data, sorted_reasons, write_page
+from mediflow.curation.coverage import describe_coverage, read_planned
+from mediflow.curation.page import Described, histogram, json_for_script, page_data, sorted_reasons, write_page
 from mediflow.taxonomy import DocumentType, TaskType, Taxonomy, load_taxonomy
 from tests.toy_browser import NEEDS_BROWSER, open_browser, requests
 

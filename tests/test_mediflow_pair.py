@@ -16,10 +16,10 @@ from pydantic import ValidationError
 
 from mediflow.clinic.patients import draw_patients
 from mediflow.clinic.reply import reply
-from mediflow.flaws import RULES, apply_rule, load_error_types
-from mediflow.lengths import Balance, balance_lengths, log_ratio, summarise_lengths
 from mediflow.pair import Config, find_flaw, main, make_pairs
-from mediflow.pair_plan import plan_pairs
+from mediflow.pairing.flaws import RULES, apply_rule, load_error_types
+from mediflow.pairing.lengths import Balance, balance_lengths, log_ratio, summarise_lengths
+from mediflow.pairing.plan import plan_pairs
 from mediflow.prompt import read_request
 from medsmith import run
 from medsmith.config import Config as BaseConfig

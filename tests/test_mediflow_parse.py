@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from mediflow.parse import Example, Generated, Parsed, parse_reply, strip_fence
-from mediflow.validate import check_json
+from mediflow.checking.validate import check_json
+from mediflow.generation.parse import Example, Generated, Parsed, parse_reply, strip_fence
 
 
 def one_of(parsed: Parsed) -> Generated:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from mediflow.calls import Calls
 from mediflow.generate import open_source, taxonomy_of
+from mediflow.generation.calls import Calls
 from mediflow.plan import Config, from_pilot, main, make_plan, read_pilot, say
 from medsmith.intervals import Interval
 from medsmith.records import read_json

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mediflow.clinic.patients import draw_patients
-from mediflow.proof import prove
+from mediflow.pairing.proof import prove
 from medsmith.records import Instruction
 
 PATIENT = draw_patients(0, 1)[0]

@@ -17,11 +17,11 @@ import pytest
 from starlette.testclient import TestClient
 
 from mediflow.review import Config, allowed_hosts, check_host, listen, main
-from mediflow.review_app import Page, build_app
-from mediflow.review_decisions import Decisions
-from mediflow.review_index import find_sources, open_index
-from mediflow.review_store import Store
-from mediflow.review_text import diff_words
+from mediflow.reviewing.app import Page, build_app
+from mediflow.reviewing.decisions import Decisions
+from mediflow.reviewing.index import find_sources, open_index
+from mediflow.reviewing.store import Store
+from mediflow.reviewing.text import diff_words
 from medsmith.config import load
 from medsmith.errors import UserError
 from medsmith.records import read_jsonl

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mediflow.review_argilla import Config, main, user_id
-from mediflow.review_decisions import Decisions
+from mediflow.reviewing.decisions import Decisions
 from medsmith.config import load
 from medsmith.errors import UserError
 from medsmith.records import read_json, read_jsonl

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import pytest
 
 from mediflow.review import allowed_hosts, listen
-from mediflow.review_app import Page, build_app
-from mediflow.review_decisions import Decisions
-from mediflow.review_index import find_sources
-from mediflow.review_store import Store
+from mediflow.reviewing.app import Page, build_app
+from mediflow.reviewing.decisions import Decisions
+from mediflow.reviewing.index import find_sources
+from mediflow.reviewing.store import Store
 from medsmith.records import read_jsonl
 from tests.toy_browser import NEEDS_BROWSER, forget, open_browser, requests
 from tests.toy_review import Toy, evil_folder, toy_row, write_toy

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from mediflow.agreement import cohen_kappa, krippendorff_alpha
-from mediflow.review_agreement import agreement
-from mediflow.review_decisions import Decision, Decisions
-from mediflow.review_text import check_edit
+from mediflow.reviewing.agreement import agreement
+from mediflow.reviewing.decisions import Decision, Decisions
+from mediflow.reviewing.text import check_edit
 from medsmith.errors import UserError
 from medsmith.records import read_jsonl
 from tests.toy_review import toy_row

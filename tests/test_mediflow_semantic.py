@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mediflow.critical import agree, concept_of, critical_keys
-from mediflow.dedup import search as search_near
-from mediflow.dedup import sign
-from mediflow.semantic import LexicalEncoder, SemanticDuplicates, open_encoder, search
-from mediflow.shingles import shingle, split_words, tokenize
+from mediflow.curation.critical import agree, concept_of, critical_keys
+from mediflow.curation.dedup import search as search_near
+from mediflow.curation.dedup import sign
+from mediflow.curation.semantic import LexicalEncoder, SemanticDuplicates, open_encoder, search
+from mediflow.curation.shingles import shingle, split_words, tokenize
 from medsmith.errors import UserError
 
 NOTE = (
@@ -110,7 +110,7 @@ def test_drugs_that_the_package_writes_about_are_known(name: str) -> None:
 
 def made_vectors(count: int, seed: int = 0) -> np.ndarray:
     vectors = np.random.default_rng(seed).standard_normal((count, 24)).astype(np.float32)
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
 
 
 def test_only_kept_rows_of_the_class_are_partners() -> None:

@@ -11,11 +11,11 @@ import jsonschema_rs
 import pytest
 from jsonschema import Draft202012Validator
 
+from mediflow.checking.validate import check_json, check_value, is_plain, parse_json, read_json_text
 from mediflow.clinic.answers import ask
 from mediflow.clinic.documents import write_note
 from mediflow.clinic.patients import draw_patient
 from mediflow.taxonomy import WHOLE, load_taxonomy
-from mediflow.validate import check_json, check_value, is_plain, parse_json, read_json_text
 from medsmith.errors import UserError
 
 STRING, INTEGER, NUMBER = {"type": "string"}, {"type": "integer"}, {"type": "number"}

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
+from mediflow.checking.verify import KINDS as FOUND_KINDS
+from mediflow.checking.verify import PARTS, verify, verify_example
 from mediflow.clinic.answers import ask
 from mediflow.clinic.documents import write_note
 from mediflow.clinic.patients import Patient, draw_patient
 from mediflow.clinic.plant import KINDS, plant
 from mediflow.taxonomy import WHOLE, TaskType, load_taxonomy
-from mediflow.verify import KINDS as FOUND_KINDS
-from mediflow.verify import PARTS, verify, verify_example
 from medsmith.errors import UserError
 
 FACTS: dict[str, Any] = {

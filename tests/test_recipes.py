@@ -37,7 +37,7 @@ def kind_of(name: Path) -> str:
     folder = name.parent.as_posix()
     if folder in {"mediflow/tasks", "mediflow/documents", "pipelines", "merge_recipes", "eval/suites"}:
         return folder
-    if folder in {"medsmith", "mediflow", "mediflow/clinic", "benchmarks"}:
+    if folder in {"medsmith", "mediflow/pairing", "mediflow/clinic", "benchmarks"}:
         return "data"
     return "command" if folder in SEARCHES or "recipes" in name.parts[1:-1] else "unknown"
 

@@ -8,10 +8,10 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from mediflow.checking.verify import verify
 from mediflow.clinic.answers import LABELS
 from mediflow.clinic.generating import generate
 from mediflow.clinic.knowledge import load_knowledge
-from mediflow.verify import verify
 
 CRITERIA = ("quality", "alignment", "coherence", "realism", "difficulty")
 

@@ -1,0 +1,1 @@
+"""From a plan to accepted records: calls, replies, admission, the books."""

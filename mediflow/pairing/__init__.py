@@ -1,0 +1,1 @@
+"""Flawed answers: which rows get them, how rules make them, what is proven of them."""

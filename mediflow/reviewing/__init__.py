@@ -1,0 +1,1 @@
+"""The review page: its index, its journal of decisions, its server."""
