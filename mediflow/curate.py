@@ -24,7 +24,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -112,7 +112,11 @@ class Config(BaseConfig):
     shard_rows: int = Field(500_000, ge=1, description="rows in a Parquet file")
     map_rows: int = Field(1500, ge=0, le=5000, description="rows on the report's map; 0 makes none")
     title: str = Field("Synthetic clinical instructions", description="the data set's name on its card")
-    license: str = Field("cdla-permissive-2.0", description="the licence on the card, a Hugging Face identifier")
+    license: str | None = Field(
+        None,
+        description="the licence on the card, a Hugging Face identifier; null: cdla-permissive-2.0 where all sources "
+        "are synthetic, else other",
+    )
     engine: Literal["local", "ray"] = execution("local", "where rows are read and compared: here, or on a Ray cluster")
     workers: int = execution(1, "processes (ray: tasks at a time); each holds a few hundred MB")
     keep_columns: bool = execution(True, "leave the columns in raw/ (1 kB a row), so that another threshold is quick")
@@ -137,6 +141,7 @@ def main(config: Config) -> Path:
         }
         this.facts["simulated"] = any(one["facts"].get("simulated") for one in records)
         this.facts["teacher"] = ", ".join(sorted({str(one["facts"].get("teacher") or "") for one in records} - {""}))
+        this.facts["own_passages"] = any(map(from_own_passages, records))
         kept = decided.rank
         this.facts |= {
             "reasons": decided.counts(),
@@ -149,6 +154,11 @@ def main(config: Config) -> Path:
         if not config.keep_columns:
             shutil.rmtree(this.folder / "raw" / "columns")
         return this.finish(**{"in": len(columns), "kept": len(kept), "dropped": len(columns) - len(kept)})
+
+
+def from_own_passages(record: Mapping[str, Any]) -> bool:
+    """Whether a generate run was about passages of the user's own, not those of the simulated clinic."""
+    return bool(record["config"].get("passages")) and "simulated clinic" not in record["facts"].get("licences", {})
 
 
 def read_columns(

@@ -77,7 +77,11 @@ class Config(BaseConfig):
     )
     balance: Balance = Balance()
     title: str = Field("Synthetic clinical preference pairs", description="the data set's name on its card")
-    license: str = Field("cdla-permissive-2.0", description="the licence on the card, a Hugging Face identifier")
+    license: str | None = Field(
+        None,
+        description="the licence on the card, a Hugging Face identifier; null: cdla-permissive-2.0 where all sources "
+        "are synthetic, else other",
+    )
     engine: Engine = execution("local", "who makes the calls: local, batch, vllm or ray")
     allow_failed: float = execution(0.05, "the share of calls without any answer above which the run stops")
 
@@ -124,7 +128,7 @@ class Paired:
 def main(config: Config) -> Path:
     """Make pairs into config.out."""
     with run.start(config, "mediflow.pair") as this:
-        run.require_finished(config.curated)
+        curated = run.require_finished(config.curated)
         slots = plan_folder(config.curated / "data", config)
         truth = read_truth(config, {slot.row.id for slot in slots})
         with Journal(this.folder / "raw" / "calls.jsonl") as journal:
@@ -145,6 +149,7 @@ def main(config: Config) -> Path:
         this.facts["simulated"] = bool(this.facts["simulated"]) or SIMULATED in usage.models
         this.facts |= {
             "teacher": config.teacher.model if config.teacher else "rules",
+            "own_passages": bool(curated["facts"].get("own_passages")),
             "usage": usage.facts(),
             "length_ratio": {"before": summarise_lengths(paired.pairs), "after": summarise_lengths(kept)},
             "proof": _count_proofs(kept, paired.proofs),

@@ -23,7 +23,7 @@ AGREEMENT = re.compile(r"physionet|credentialed|data use agreement|\bdua\b", re.
 LICENCE_IDS = {
     "apache-2.0", "mit", "bsd-3-clause", "bsd-2-clause", "cc0-1.0", "cc-by-4.0", "cc-by-3.0", "cc-by-2.0",
     "cc-by-sa-4.0", "cc-by-sa-3.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "cc-by-nd-4.0", "cc-by-nc-nd-4.0", "odc-by",
-    "pddl", "lgpl-3.0", "gpl-3.0", "openrail",
+    "pddl", "cdla-permissive-2.0", "lgpl-3.0", "gpl-3.0", "openrail",
 }  # fmt: skip
 WHAT = {
     "experts.train": "An expert: a base model trained further on one corpus",
@@ -108,7 +108,8 @@ def write_card(folder: Path, record: dict[str, Any], repo: str, licences: dict[s
         "summary": f"{WHAT.get(command, 'A ' + noun)}. Made by `{command}` of medsmith.",
         "noun": noun,
         "kind": kind,
-        "simulated": simulated,
+        # Such a data set's own text says better what was simulated of it.
+        "simulated": simulated and not record["facts"].get("own_passages"),
         "simulated_benchmarks": any(value.get("simulated") for value in benchmarks.values()),
         "body": _own_text(folder) if kind == "dataset" else "",
         "scores": {"protocol": scored[0].result.get("protocol", ""), "table": _score_table(scored)} if scored else None,
@@ -196,7 +197,10 @@ def _metadata(
     command = str(record["command"])
     tags = ["medsmith", "medical", "clinical", *TAGS.get(command, [])]
     tags += ["simulated"] if simulated else []
-    values: dict[str, Any] = {"language": ["en"], **_licence(licences)}
+    values: dict[str, Any] = {
+        "language": ["en"],
+        **_licence(licences, record["identity"]["settings"].get("license") if kind == "dataset" else None),
+    }
     if kind == "model":
         bases = base_models(record)
         values |= {"library_name": "transformers", "pipeline_tag": "text-generation"}
@@ -218,8 +222,12 @@ def _metadata(
     return values | {"task_categories": ["text-generation"], "tags": tags, "configs": configs}
 
 
-def _licence(licences: dict[str, str]) -> dict[str, str]:
-    """One licence where there is one; else `other`: which of several binds is for a person to say, not for us."""
+def _licence(licences: dict[str, str], stated: str | None = None) -> dict[str, str]:
+    """What a person stated of the data set; else the one licence where there is one; else `other`, not our choice."""
+    if stated and stated != "other":
+        known_to_hub = stated.lower() in LICENCE_IDS
+        names = {"license": stated.lower()} if known_to_hub else {"license": "other", "license_name": stated}
+        return names if known_to_hub else {**names, "license_link": "README.md"}
     known = {licence.partition(" (")[0].strip().lower().replace(" ", "-") for licence in licences.values()}
     if len(known) == 1 and known <= LICENCE_IDS:
         return {"license": known.pop()}

@@ -273,6 +273,39 @@ def test_card_and_page_say_what_was_done(tmp_path: Path) -> None:
     assert not re.search(r"src=|url\(|@import|<link", page) and "default-src 'none'" in page
 
 
+class Seeded(BaseConfig):
+    """A generate run about passages."""
+
+    passages: dict[str, str] = {"path": "ward"}
+
+
+@pytest.mark.parametrize(
+    ("licences", "stated", "shown"),
+    [
+        ({"synthetic": "CDLA-Permissive-2.0"}, None, "cdla-permissive-2.0"),
+        ({"synthetic": "CDLA-Permissive-2.0", "simulated clinic": "CC0-1.0 (simulated)"}, None, "cdla-permissive-2.0"),
+        ({"synthetic": "CDLA-Permissive-2.0", "ward": "proprietary"}, None, "other"),
+        ({"synthetic": "CDLA-Permissive-2.0", "ward": "proprietary"}, "cc-by-4.0", "cc-by-4.0"),
+        ({}, None, "other"),
+    ],
+)
+def test_the_cards_licence_is_stated_or_that_of_all_sources(
+    tmp_path: Path, licences: dict[str, str], stated: str | None, shown: str
+) -> None:
+    """Ours only where nothing else went in; passages of others are named, and not called invented patients."""
+    with run.start(Seeded(out=tmp_path / "generate"), "test") as this:
+        rows = [asdict(row_of(number)) | {"instruction_id": "i"} for number in range(3)]
+        write_jsonl(this.folder / "instructions" / "part-00000.jsonl", rows)
+        this.facts |= {"licences": licences, "simulated": True}
+        this.finish()
+    settings = {"generated": tmp_path / "generate", "map_rows": 0, "license": stated}
+    _, header, body = (main(Config(out=tmp_path / "out", **settings)) / "README.md").read_text().split("---\n", 2)
+    assert yaml.safe_load(header)["license"] == shown
+    assert [line for line in licences if f"| {line} | {licences[line]} |" not in body] == []
+    assert ("invented patients" in body) == ("simulated clinic" in licences)
+    assert ("by extraction from given passages" in body) == ("simulated clinic" not in licences)
+
+
 def test_mistakes_are_one_line(tmp_path: Path) -> None:
     """A foreign judge folder, thresholds that leave nothing and an unfinished folder are UserErrors with a remedy."""
     inputs = write_inputs(tmp_path / "in")

@@ -16,6 +16,7 @@ import yaml
 from medsmith import publish, run
 from medsmith.config import Config, ModelRef
 from medsmith.errors import UserError
+from medsmith.hub import _licence
 from medsmith.records import write_json, write_jsonl
 
 
@@ -206,6 +207,15 @@ def test_the_card_shows_the_whole_way(chain: Path, capsys: pytest.CaptureFixture
     shown = capsys.readouterr().out
     assert "10.1 KiB" in shown or "KiB  model.safetensors" in shown
     assert "Not for clinical use" in shown
+
+
+def test_a_data_sets_licence_is_the_stated_one() -> None:
+    """What a person stated stands, a name that the hub does not know as other; without it several are other."""
+    several = {"synthetic": "CDLA-Permissive-2.0", "ward": "proprietary"}
+    assert _licence(several)["license_name"] == "several"
+    assert _licence(several, "CC-BY-4.0") == {"license": "cc-by-4.0"}
+    assert _licence(several, "ward-internal")["license_name"] == "ward-internal"
+    assert _licence({"synthetic": "CDLA-Permissive-2.0"}) == {"license": "cdla-permissive-2.0"}
 
 
 def test_a_dry_run_writes_nothing(chain: Path) -> None:

@@ -14,6 +14,11 @@ SIMULATED = (
     "> **Simulated.** These rows were written by a rule-based teacher about invented patients, to exercise the "
     "pipeline. They are not medical knowledge and not for clinical use."
 )
+EXTRACTED = (
+    "> **Simulated answers.** The simulated teacher made them by extraction from given passages (it copies sentences, "
+    "numbers and names), to exercise the pipeline. The passages are not simulated. Not for clinical use."
+)
+OUR_LICENCE = "cdla-permissive-2.0"
 LIMITS = (
     "Synthetic text: facts can be wrong, and nobody has checked every row. For research and development of language "
     "models; not medical advice and not for decisions about patients."
@@ -36,8 +41,16 @@ class CardSettings(Protocol):
         """The data set's name."""
 
     @property
-    def license(self) -> str:
-        """A Hugging Face licence identifier."""
+    def license(self) -> str | None:
+        """A Hugging Face licence identifier; None where the user states none."""
+
+
+def card_licence(stated: str | None, licences: Mapping[str, str]) -> str:
+    """What is stated; else ours where every source is synthetic or under the same licence; else `other`."""
+    if stated:
+        return stated
+    ours = [value.strip().lower() == OUR_LICENCE or "(simulated)" in value.lower() for value in licences.values()]
+    return OUR_LICENCE if ours and all(ours) else "other"
 
 
 def write_curated_card(
@@ -76,7 +89,7 @@ def write_curated_card(
         "## Licences\n\n" + _licences(facts),
         "## Limits\n\n" + LIMITS,
     ]
-    _write(path, config, sum(kept.values()), bool(facts["simulated"]), ["instruction-tuning"], parts)
+    _write(path, config, sum(kept.values()), facts, ["instruction-tuning"], parts)
 
 
 def write_pair_card(path: Path, config: CardSettings, kept: Sequence[Instruction], facts: Mapping[str, Any]) -> None:
@@ -107,7 +120,7 @@ def write_pair_card(path: Path, config: CardSettings, kept: Sequence[Instruction
         "## Licences\n\n" + _licences(facts),
         "## Limits\n\n" + LIMITS,
     ]
-    _write(path, config, len(kept), bool(facts["simulated"]), ["preference", "dpo"], parts)
+    _write(path, config, len(kept), facts, ["preference", "dpo"], parts)
 
 
 def _shown(proofs: Mapping[str, int]) -> str:
@@ -117,9 +130,16 @@ def _shown(proofs: Mapping[str, int]) -> str:
     return f"{sum(shown.values())} of {sum(proofs.values())}{how}"
 
 
-def _write(path: Path, config: CardSettings, rows: int, simulated: bool, tags: list[str], parts: list[str]) -> None:
+def _write(
+    path: Path, config: CardSettings, rows: int, facts: Mapping[str, Any], tags: list[str], parts: list[str]
+) -> None:
+    simulated = bool(facts["simulated"])
+    banner = EXTRACTED if facts.get("own_passages") else SIMULATED
+    licence = card_licence(config.license, facts["licences"])
     header = {
-        "license": config.license,
+        "license": licence,
+        # The hub wants a name and a place where the licence is none that it knows.
+        **({"license_name": "see-sources", "license_link": "README.md"} if licence == "other" else {}),
         "language": ["en"],
         "task_categories": ["text-generation"],
         "tags": ["medical", "clinical", "synthetic", *tags, *(["simulated"] if simulated else [])],
@@ -128,7 +148,7 @@ def _write(path: Path, config: CardSettings, rows: int, simulated: bool, tags: l
         "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*.parquet"}]}],
     }
     text = yaml.safe_dump(header, sort_keys=False, allow_unicode=True)
-    body = "\n\n".join([f"# {config.title}", *([SIMULATED] if simulated else []), *(part.strip() for part in parts)])
+    body = "\n\n".join([f"# {config.title}", *([banner] if simulated else []), *(part.strip() for part in parts)])
     path.write_text(f"---\n{text}---\n\n{body}\n", encoding="utf-8")
 
 

@@ -35,7 +35,7 @@ class Settings(Protocol):
         """The data set's name."""
 
     @property
-    def license(self) -> str:
+    def license(self) -> str | None:
         """A Hugging Face licence identifier."""
 
     @property

@@ -60,7 +60,7 @@ function drawHead() {
   const lead = document.getElementById("lead");
   const facts = data.facts;
   lead.append(el("p", { class: "lead" }, `${number(data.kept)} of ${number(data.came)} generated rows were kept (${percent(data.kept, data.came)}), from ${TASKS.length} tasks, ${INPUTS.length} inputs, ${LEVELS.length} levels of difficulty and ${FORMATS.length} output formats.`));
-  if (facts.simulated) lead.append(el("p", { class: "badge", id: "simulated" }, el("strong", {}, "◆ Simulated data"), el("span", {}, "Written by rules about invented patients, to exercise the pipeline. Not medical knowledge, not for clinical use.")));
+  if (facts.simulated) lead.append(el("p", { class: "badge", id: "simulated" }, el("strong", {}, facts.own_passages ? "◆ Simulated answers" : "◆ Simulated data"), el("span", {}, facts.own_passages ? "Made by the simulated teacher by extraction from given passages, to exercise the pipeline. Not for clinical use." : "Written by rules about invented patients, to exercise the pipeline. Not medical knowledge, not for clinical use.")));
   const dropped = (group) => data.drops.filter((drop) => drop.group === group).reduce((sum, drop) => sum + drop.rows, 0);
   const pairs = TASKS.length * INPUTS.length;
   const check = facts.verification;
