@@ -48,6 +48,7 @@ from mediflow.curation.decisions import Conflict, Verdict, read_verdicts
 from mediflow.curation.decontaminate import Decontamination, Screen, build_screen
 from mediflow.curation.describe import Curation, write_description
 from mediflow.curation.filters import Limits
+from mediflow.curation.scores import read_scores, require_own_judges
 from mediflow.curation.semantic import LexicalEncoder, SemanticDuplicates
 from medsmith import run
 from medsmith.command import run_command
@@ -55,7 +56,7 @@ from medsmith.config import Block, execution
 from medsmith.config import Config as BaseConfig
 from medsmith.errors import UserError
 from medsmith.progress import Bar
-from medsmith.records import Instruction, read_jsonl
+from medsmith.records import Instruction
 from medsmith.spread import spread
 
 if TYPE_CHECKING:
@@ -126,9 +127,13 @@ def main(config: Config) -> Path:
     """Curate into config.out."""
     folders = [config.generated, *config.more_generated]
     records = [run.require_finished(folder) for folder in folders]
+    # Whatever a mistake can be found in without the rows is read before `start` clears an earlier result.
+    for folder in folders:
+        part_files(folder)
+    require_own_judges(config, records)
+    verdicts = read_verdicts(config.decisions, config.review_conflict)
+    blocked = load_blocklists(config.blocklists, config.decontamination.min_words)
     with run.start(config, "mediflow.curate") as this:
-        verdicts = read_verdicts(config.decisions, config.review_conflict)
-        blocked = load_blocklists(config.blocklists, config.decontamination.min_words)
         columns, screen = read_columns(config, this.folder / "raw" / "columns", blocked, verdicts)
         scores = read_scores(config, columns)
         decided = decide(columns, scores[:, 0], verdicts, screen, blocked, config)
@@ -231,43 +236,6 @@ def _prepare(config: Config, reading: Reading, parts: Sequence[Part], blocked: B
         texts = sample_contents(paths, settings.sample, random.Random(f"lexical {config.seed}"))
         LexicalEncoder.fit(texts, settings.dimensions, config.seed).save(reading.cache / LEXICAL)
     return screen
-
-
-def read_scores(config: Config, columns: Columns) -> NDArray[np.float64]:
-    """The mean scores of each row's instruction, one column a criterion; not a number where no judge answered.
-
-    Raises:
-        UserError: judge folders that know none of the instructions.
-    """
-    import polars
-
-    folders = [folder for folder in (config.judged, *config.more_judged) if folder is not None]
-    if not folders:
-        return np.full((len(columns), len(CRITERIA)), np.nan)
-    names: list[str] = []
-    means: list[tuple[float | None, ...]] = []
-    for folder in folders:
-        run.require_finished(folder)
-        if not (folder / "scores.jsonl").is_file():
-            raise UserError(f"judged: {folder} holds no scores.jsonl; give a folder of mediflow.judge")
-        for row in read_jsonl(folder / "scores.jsonl"):
-            names.append(str(row["instruction_id"]))
-            means.append(tuple(row["mean"].get(name) for name in CRITERIA))
-    schema = dict.fromkeys(CRITERIA, polars.Float64)
-    held = polars.DataFrame(means, schema=schema, orient="row").with_columns(
-        instruction_id=polars.Series(names, dtype=polars.String)
-    )
-    wanted = columns.table.select("instruction_id")
-    if len(wanted) and not wanted["instruction_id"].is_in(held["instruction_id"].implode()).any():
-        raise UserError(f"{folders[0]} judged none of the instructions of {config.generated}; give their own judge run")
-    joined = wanted.join(
-        held.unique("instruction_id", keep="last", maintain_order=True),
-        on="instruction_id",
-        how="left",
-        maintain_order="left",
-    )
-    scores: NDArray[np.float64] = joined.select(CRITERIA).to_numpy().astype(np.float64)
-    return scores
 
 
 def _nothing_left(decided: Decided, count: int) -> str:

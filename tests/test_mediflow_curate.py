@@ -370,6 +370,24 @@ def test_a_wrong_decision_is_one_line(curate: Bench, tmp_path: Path) -> None:
             curate([row_of(1)], decisions=[tmp_path / "decisions.jsonl"])
 
 
+def test_a_mistake_leaves_an_earlier_result_whole(curate: Bench, tmp_path: Path) -> None:
+    """A wrong decision, a foreign judge and an empty blocklist are refused before the folder is cleared."""
+    result = curate([row_of(number) for number in range(4)])
+    before = (result.folder / "run.json").read_bytes()
+    write_jsonl(tmp_path / "decisions.jsonl", [decision("0001", "a", "maybe")])
+    foreign = finished(tmp_path / "foreign", "scores.jsonl", [{"instruction_id": "other", "mean": {}}])
+    (tmp_path / "empty").mkdir()
+    config = {"out": result.folder, "generated": result.folder.parent / "generate", "map_rows": 0}
+    for wrong in (
+        {"decisions": [tmp_path / "decisions.jsonl"]},
+        {"judged": foreign},
+        {"blocklists": [tmp_path / "empty"]},
+    ):
+        with pytest.raises(UserError):
+            main(Config(**config, **wrong))
+        assert (result.folder / "run.json").read_bytes() == before and len(read_parquet(result.folder / "data")) == 4
+
+
 def test_the_ledger_tells_of_every_record(tmp_path: Path) -> None:
     """Rows kept and dropped, and a record that generate rejected; a ledger that lacks a row is refused."""
     rows = [asdict(row_of(number)) | {"instruction_id": "i"} for number in (0, 1, 2)]
