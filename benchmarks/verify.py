@@ -4,9 +4,8 @@
 
 Simulated throughout: patients, documents and answers are the simulated clinic's (all tasks, all inputs), with one fact
 altered in 5 % of the examples. The other tables are in other words
-(`paraphrases.py`): two sets on which the rules were mended, and one that they had not seen
-(`paraphrases_held_out.py`, of which only totals are printed). An altered fact counts where the
-text states it. Intervals are Wilson's, 95 %.
+(`paraphrases.py`, `paraphrases_held_out.py`): sets on which the rules were mended. An altered fact counts where the
+text states it; it is found where a contradiction of its own kind is. Intervals are Wilson's, 95 %.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from typing import NamedTuple
 
 from benchmarks.paraphrases import LATER_WORDINGS, WORDINGS, paraphrase
 from benchmarks.paraphrases_held_out import HELD_OUT_WORDINGS
+from benchmarks.paraphrases_independent import write_independent
 from mediflow.checking.verify import PARTS, verify_example
 from mediflow.clinic.answers import ask
 from mediflow.clinic.documents import write_note
@@ -32,6 +32,14 @@ from mediflow.taxonomy import TaskType, Taxonomy, load_taxonomy
 from medsmith.intervals import wilson
 
 TRIES = 30
+# What a fact of one kind changes may rightly show as another: a disease's drugs and codes change with it.
+SHOWS_AS = {
+    "diagnosis": {"diagnosis", "drug", "negation", "code"},
+    "drug": {"drug", "dose", "frequency"},
+    "lab_flag": {"lab_flag", "lab_value"},
+    "unit": {"unit", "dose"},
+    "dose": {"dose", "unit"},
+}
 
 
 class Example(NamedTuple):
@@ -55,6 +63,9 @@ class Result:
 
     planted: Counter[str] = field(default_factory=Counter)
     found: Counter[str] = field(default_factory=Counter)
+    """Those of whose own kind there is a finding."""
+    noticed: int = 0
+    """Those with any finding at all."""
     clean: int = 0
     accused: int = 0
     statements: int = 0
@@ -83,8 +94,10 @@ def measure(write: Write, examples: int, share: float, seed: int) -> Result:
             result.wrongly += [f"{one.kind}: said {one.said}, true {one.true}" for one in verified.contradicted]
         else:
             result.planted[planted.kind] += 1
-            result.found[planted.kind] += bool(verified.contradicted)
-            if not verified.contradicted:
+            found = any(one.kind in SHOWS_AS.get(planted.kind, {planted.kind}) for one in verified.contradicted)
+            result.found[planted.kind] += found
+            result.noticed += bool(verified.contradicted)
+            if not found:
                 result.missed.append((planted, example.stated()))
     return result
 
@@ -125,11 +138,17 @@ def paraphrase_writer(wordings: dict[str, list[str]]) -> Write:
     )
 
 
+def independent_writer(patient: Patient, number: int) -> Example:
+    """Wordings and asides by an author who had not read the rules; the document alone."""
+    return Example(("input",), write_independent(patient, random.Random(f"independent {number}")), "")
+
+
 def lines(title: str, result: Result) -> Iterator[str]:
     """The result as a Markdown table."""
     found, planted = sum(result.found.values()), sum(result.planted.values())
     yield f"\n### {title} (simulated)\n"
     yield f"{result.clean} true examples, {planted} with one wrong fact; {result.statements} statements compared."
+    yield f"a finding of any kind in {wilson(result.noticed, planted)} of the wrong ones"
     yield f"recall {wilson(found, planted)}, precision {wilson(found, max(1, found + result.accused))}"
     yield f"true examples accused: {result.accused} of {result.clean} ({wilson(result.accused, result.clean)})"
     cuts = statistics.quantiles(result.microseconds, n=20)
@@ -154,15 +173,13 @@ def main() -> None:
         "the clinic's wording": clinic_writer(load_taxonomy()),
         "other wording, on which the rules were mended": paraphrase_writer(WORDINGS),
         "other wording, the second set for mending": paraphrase_writer(LATER_WORDINGS),
-        "other wording, not seen before": paraphrase_writer(HELD_OUT_WORDINGS),
+        "other wording, the third set for mending": paraphrase_writer(HELD_OUT_WORDINGS),
     }
     for title, write in sets.items():
         if given.sets and not any(one in title for one in given.sets):
             continue
         result = measure(write, given.examples, given.share, given.seed)
         print("\n".join(lines(title, result)), flush=True)
-        if "not seen" in title:
-            continue
         for planted, text in result.missed[: given.misses]:
             print(f"missed {planted.kind}: {planted.true} -> {planted.said}\n    {text[:400]}")
         for text, count in Counter(result.wrongly).most_common(given.misses):

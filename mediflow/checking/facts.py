@@ -117,6 +117,11 @@ class PatientFacts(_Facts):
         )
 
     @cached_property
+    def avoided(self) -> frozenset[str]:
+        """What the patient is allergic to."""
+        return frozenset(one.lower() for one in self.allergies)
+
+    @cached_property
     def own(self) -> frozenset[str]:
         """The patient's diseases."""
         return frozenset(one.name.lower() for one in self.conditions)

@@ -51,7 +51,7 @@ _NEGATIVE_AFTER = re.compile(
     r"observed|identified|detected|demonstrated|visible|visualized|appreciated|evident|"
     r"described|a complaint)|(?:is|are|was|"
     r"were|has been|have been)?\s*\b(?:absent|denied|negative|ruled out|excluded|lacking|"
-    r"missing)\b|not (?:seen|present|"
+    r"missing|r/o['’]?d)(?!\w)|not (?:seen|present|"
     r"noted|found|reported|identified)\b|[:=(\-–]+\s*(?:no|none|denied|denies|absent|negative|neg|nil)\b)",
 )
 _OPEN_BEFORE = re.compile(

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from typing import Any
 
+from mediflow.checking.doubts import is_doubtful
 from mediflow.checking.facts import PatientFacts, as_facts
 from mediflow.checking.mentions import SENTENCE_END, TOKEN, Concept, Context, Lexicon, Mention, known_names
 from medsmith.errors import UserError
@@ -63,7 +64,9 @@ class Sentence:
         return self._context
 
     def compare(self, kind: str, agrees: bool, said: object, true: object) -> None:
-        """Count one statement that could be compared."""
+        """Count one statement that could be compared; one that seems wrong is none where its reading is doubtful."""
+        if not agrees and is_doubtful(kind, str(said), str(true), self.text):
+            return
         self.checked += 1
         if not agrees:
             self.contradicted.append(Contradiction(kind, str(said), str(true), self.text))

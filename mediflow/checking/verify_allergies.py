@@ -23,6 +23,12 @@ _BEHIND = re.compile(
     r"|\s+(?:should|must|is to|has to) be avoided (?:because of|due to|given) (?:an? |the |her |his )?(?:\w+ )?allerg",
     re.I,
 )
+# "Allergies: latex (hives) Doctor: Keep taking your lithium": what follows is no longer the list.
+_LIST_END = re.compile(
+    r"[;:]|\s[-–]\s|\b(?:doctor|on|tx|cont|continue[sd]?|takes?|taking|received|is|was|started|initiated|but|keep|meds?|"
+    r"medications?|by mouth|rx)\b",
+    re.I,
+)
 _NO_ALLERGY = re.compile(
     r"\b(?:no (?:known )?(?P<drug>drug |medication )?(?:food )?allerg\w+|den(?:ies|ied) (?:any |"
     r"having )?(?:known )?(?P<drugs>drug )?allerg\w+|(?P<nkda>NKDA)|NKA)\b"
@@ -53,6 +59,8 @@ def allergies(facts: PatientFacts, sentence: Sentence) -> None:
             continue
         behind = _BEHIND.match(text, mention.end)
         if not behind and (cue is None or cue.end() > mention.start):
+            continue
+        if not behind and cue is not None and _LIST_END.search(text, cue.end(), mention.start):
             continue
         # "should be avoided because of an allergy" would leave open what follows, not what it is about.
         asserted = sentence.asserts(mention)

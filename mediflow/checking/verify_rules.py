@@ -20,7 +20,8 @@ _TAKES = re.compile(
     re.I,
 )
 _FOR = re.compile(
-    r"^[^.;]{0,60}?\b(?:for|to treat|treats?|against|because of|indicat\w+|"
+    r"^[^.;]{0,60}?\b(?:(?<!sig )(?<!admitted )(?<!neg )(?<!negative )(?<!notable )(?<!significant )for|to treat|"
+    r"treats?|against|because of|indicat\w+|"
     r"to control)\s+(?:the\s+|his\s+|her\s+|their\s+)?$",
     re.I,
 )
@@ -79,7 +80,7 @@ _SIZES = {
 _SIZE = re.compile(rf"\b({'|'.join(_SIZES)})\b", re.I)
 _SIZE_AFTER = re.compile(
     rf"^(?:[\s\w]{{0,25}}[;,]\s*(?:it|which)\s+|\s*(?:\w+\s+){{0,2}}?)(?:is|was|appears|looks|"
-    rf",|:|being|described as)\s*(?:of\s+|"
+    rf",|:|\((?:left|right|bilateral),|being|described as)\s*(?:of\s+|"
     rf"rather\s+|quite\s+)?({'|'.join(_SIZES)})\b",
     re.I,
 )
@@ -144,9 +145,10 @@ def drugs(facts: PatientFacts, sentence: Sentence) -> None:
         if asserted is None or not asserted:
             continue
         disease = _disease_of(sentence, mention, after)
-        if not _purpose(facts, sentence, mention, own, disease) and not own:
+        if not _purpose(facts, sentence, mention, own, disease, after) and not own:
             takes = _TAKES.search(text) or find_amounts(text[mention.end : after])
-            if takes and "medications" in facts.complete:
+            avoided = "allerg" in sentence.low and mention.of("drug") in facts.avoided
+            if takes and not avoided and "medications" in facts.complete:
                 true = ", ".join(one.drug for one in facts.medications)
                 sentence.compare("drug", False, text[mention.start : mention.end], true)
 
@@ -179,22 +181,19 @@ def _regimen(sentence: Sentence, own: list[Medicine], before: str, after: str, m
 def _disease_of(sentence: Sentence, drug: Mention, after: int) -> Mention | None:
     """The disease that the sentence says the drug is for."""
     text = sentence.text
-    for mention in sentence.mentions:
-        if mention.of("disease") is None:
-            continue
+    diseases = [mention for mention in sentence.mentions if mention.of("disease") is not None]
+    for mention in diseases:
         if drug.end <= mention.start <= after and _FOR.match(text[drug.end : mention.start]):
             return mention
-        if (
-            mention.end <= drug.start
-            and drug.start - mention.end < 40
-            and _BY.fullmatch(text[mention.end : drug.start])
-        ):
+    for mention in diseases:
+        near = mention.end <= drug.start and drug.start - mention.end < 40
+        if near and _BY.fullmatch(text[mention.end : drug.start]):
             return mention
     return None
 
 
 def _purpose(
-    facts: PatientFacts, sentence: Sentence, drug: Mention, own: list[Medicine], disease: Mention | None
+    facts: PatientFacts, sentence: Sentence, drug: Mention, own: list[Medicine], disease: Mention | None, after: int
 ) -> bool:
     """Compare drug and disease; whether that could be done."""
     if disease is None:
@@ -205,6 +204,14 @@ def _purpose(
         targets = {one.disease.lower() for one in own if one.disease}
         if not targets:
             return False
+        # "gout - metformin (type 2 diabetes)", "both for gout and asthma": its own disease stands behind it too.
+        names |= {
+            concept.name
+            for one in sentence.mentions
+            if drug.end <= one.start <= max(after, disease.end + 40)
+            for concept in one.concepts
+            if concept.kind == "disease"
+        }
         sentence.compare("drug", bool(names & targets), said, f"{own[0].drug} for {', '.join(sorted(targets))}")
         return True
     treated = [one.drug for one in facts.medications if one.disease.lower() in names]
@@ -284,9 +291,9 @@ def codes(facts: PatientFacts, sentence: Sentence) -> None:
     if not found:
         return
     own = {one.name.lower(): one.code for one in facts.conditions if one.code}
-    cue = _CODE_CUE.search(sentence.text) is not None
     for match in found:
         code = match[1]
+        cue = _CODE_CUE.search(sentence.text, 0, match.start()) is not None
         if _TEMPERATURE.fullmatch(code) and not cue and code not in own.values():
             continue
         # T12 is a vertebra and B12 a vitamin, unless something says that it is a code.

@@ -24,12 +24,24 @@ def duration(facts: PatientFacts, sentence: Sentence) -> None:
         return
     if _LATER.search(sentence.text) or any(one.of("drug") for one in sentence.mentions):
         return
+    found = []
     for length, start, end in find_durations(sentence.text):
         if length.unit == "month" or sentence.context.is_open(start, end) and not complaint:
             continue
         slack = 0 if length.unit == "day" else 3
-        agrees = abs(length.days - (facts.duration_days or 0)) <= slack
-        sentence.compare("duration", agrees, sentence.text[start:end], f"{facts.duration_days} days")
+        found.append((abs(length.days - (facts.duration_days or 0)) <= slack, start, end))
+    _compare_times(sentence, "duration", found, facts.duration_days)
+
+
+def _compare_times(sentence: Sentence, kind: str, found: list[tuple[bool, int, int]], true: int | None) -> None:
+    """Where one of several times is right, the others are of something else; the end of a range is no time."""
+    single = [one for one in found if not _RANGED.search(sentence.text[: one[1]])]
+    right = [one for one in single if one[0]]
+    for agrees, start, end in right or single:
+        sentence.compare(kind, agrees, sentence.text[start:end], f"{true} days")
+
+
+_RANGED = re.compile(r"\d\s*(?:to|or|-|–)\s*$")
 
 
 _TIME = {"day", "days", "week", "weeks", "fortnight", "month", "months"}
@@ -66,6 +78,7 @@ def follow_up(facts: PatientFacts, sentence: Sentence) -> None:
         return
     if re.search(r"\b(?:ago|if|in case|every|each|sutures?|history|previous|last)\b", sentence.text, re.I):
         return
+    found = []
     for length, start, end in find_durations(sentence.text):
         if re.search(
             r"(?<!made )(?<!booked )(?<!visit )(?<!due )\b(?:for|of|past|last|since)\s+(?:the\s+)?$",
@@ -76,8 +89,8 @@ def follow_up(facts: PatientFacts, sentence: Sentence) -> None:
         if _NOT_VISIT.search(_clause(sentence.text, start, end)):
             continue
         slack = 2 if length.unit == "month" else 0
-        agrees = abs(length.days - (facts.follow_up_days or 0)) <= slack
-        sentence.compare("follow_up", agrees, sentence.text[start:end], f"{facts.follow_up_days} days")
+        found.append((abs(length.days - (facts.follow_up_days or 0)) <= slack, start, end))
+    _compare_times(sentence, "follow_up", found, facts.follow_up_days)
 
 
 def _clause(text: str, start: int, end: int) -> str:
