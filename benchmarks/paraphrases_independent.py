@@ -102,6 +102,7 @@ LEVELS = {
     "normal": ("-", "normal", "unremarkable", "within the normal range", "normal", "where it should be"),
 }
 EXCLUDED = ("pulmonary embolism", "gout", "tuberculosis", "multiple sclerosis", "cellulitis", "ulcerative colitis")
+KIN = ("migraine", "asthma", "epilepsy", "glaucoma", "psoriasis", "heart failure")
 RELATIVES = ("mother", "father", "sister", "brother", "cousin")
 CLAIMS = {
     "age": "age",
@@ -203,6 +204,7 @@ def slots_of(p: Patient, seed: float) -> dict[str, Any]:
     medication = draw("medication").choice((*p.medications, p.new_medication))
     also, denied = p.symptoms[1:] or p.symptoms, p.denied or ("rash",)
     excluded = draw("excluded").sample(EXCLUDED, len(EXCLUDED))
+    kin = draw("kin").sample(KIN, len(KIN))
     slots = {
         "age": p.age, "decade": DECADES[p.age // 10], "sex": p.sex, "F": "M" if he else "F",
         "he": "he" if he else "she", "his": "his" if he else "her", "He": "He" if he else "She",
@@ -223,6 +225,7 @@ def slots_of(p: Patient, seed: float) -> dict[str, Any]:
         "short_weeks": f"{p.follow_up_weeks}/52", "follow_days": 7 * p.follow_up_weeks,
         "week": "week" if p.follow_up_weeks == 1 else "weeks",
         "excluded": next(name for name in excluded if name not in named),
+        "kin": next(name for name in kin if name not in named),
         "relative": draw("relative").choice(RELATIVES), "other_age": draw("other age").randint(30, 90),
         "drug": medication.drug, "dose": medication.dose, "disease": medication.disease,
         "unit": draw("unit " + medication.unit).choice(UNITS[medication.unit]), "tight": TIGHT[medication.unit],

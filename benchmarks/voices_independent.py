@@ -39,7 +39,7 @@ VOICES: dict[str, Voice] = {
         },
         [
             "Return precautions given: fever, vomiting, dyspnea.",
-            "{relative} w/ gout.",
+            "{relative} w/ {kin}.",
             "Last ED visit 3 y ago, BP then 168/98.",
             "{excluded} felt unlikely, w/u neg.",
             "If worse, will CT and call surgery.",
@@ -127,7 +127,7 @@ VOICES: dict[str, Voice] = {
         },
         [
             "{His} spouse, who is {other_age}, came along and is well.",
-            "{His} {relative} has had migraine and asthma since school.",
+            "{His} {relative} has had {kin} since school.",
             "I should be grateful for your advice on whether ramipril 2.5 mg might be started.",
             "{He} had {his} appendix out aged 11.",
             "We would aim for a systolic pressure below 130.",
@@ -214,7 +214,7 @@ VOICES: dict[str, Voice] = {
         [
             "Call 911 if you get sudden chest pain or arm weakness.",
             "You should drink about eight glasses of water a day.",
-            "Your {relative} may want to be tested too, because glaucoma was found at age {other_age} in your family.",
+            "Your {relative} may want to be tested too, because {kin} was found at age {other_age} in your family.",
             "You do not have {excluded}; that was checked.",
             "If you feel worse, we might give you a stronger medicine.",
         ],
@@ -282,7 +282,7 @@ VOICES: dict[str, Voice] = {
             "follow_up": ["Follow-up: {weeks} {week} ({specialty})", "Next appointment: {follow_days} days"],
         },
         [
-            "Family: {relative} – epilepsy, diagnosed at {other_age}",
+            "Family: {relative} – {kin}, diagnosed at {other_age}",
             "Reference: {lab_short} {low}-{high} {lab_unit}",
             "Ruled out: {excluded}",
             "Stitches out: 5 days (practice nurse)",
@@ -329,7 +329,7 @@ VOICES: dict[str, Voice] = {
             ],
         },
         [
-            "Patient: My {relative} got diabetes at {other_age}.",
+            "Patient: My {relative} got {kin} at {other_age}.",
             "Patient: My neighbor takes metformin 1000 mg. Doctor: That's not for you.",
             "Patient: Could it be {excluded}? Doctor: No, we've ruled that out.",
             "Doctor: If you get a fever or start vomiting, call us.",
