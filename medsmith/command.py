@@ -21,6 +21,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from medsmith import run
 from medsmith.config import Config, load, nearest
+from medsmith.display import count_words
 from medsmith.errors import UserError
 from medsmith.explain import field_lines
 from medsmith.machine import die_with_parent, install_hint
@@ -99,7 +100,12 @@ def _run(command: Command[C], description: str, arguments: Sequence[str] | None)
         logging.getLogger(command.name).info("up to date, nothing to do (--again makes it anew)")
         print(config.out)
     else:
-        print(command.main(config))
+        made = command.main(config)
+        record = run.read_record(made)
+        if record is not None and record["counts"]:
+            # Not on standard output, which is the folder alone for whoever reads it into a variable.
+            logging.getLogger(command.name).info("finished: %s", count_words(record["counts"]))
+        print(made)
 
 
 def _parser(command: Command[C], description: str) -> argparse.ArgumentParser:

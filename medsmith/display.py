@@ -104,6 +104,6 @@ def describe(state: dict[str, Any]) -> str:
 
 def count_words(counts: dict[str, int], most: int = 6) -> str:
     """A run's counts in words, the first of them where there are many."""
-    words = [f"{value} {name}" for name, value in counts.items()]
+    words = [f"{value:,} {name.replace('_', ' ')}" for name, value in counts.items()]
     more = [f"and {len(words) - most} more"] if len(words) > most else []
     return ", ".join([*words[:most], *more])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -101,6 +102,18 @@ def test_outside_a_clone_the_remedy_is_said(
     monkeypatch.chdir(tmp_path / "empty")
     assert call("experts_of_nobody.train") == 2
     assert "commands are found in the current folder: change to the clone" in capsys.readouterr().err
+
+
+def test_a_command_ends_with_its_counts(
+    clone: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """One line of counts goes to the log; standard output stays the folder alone."""
+    (clone / "r.yml").write_text("out: out/x\ntext: abc\n")
+    with caplog.at_level("INFO"):
+        assert call("toy.make", "r.yml") == 0
+    counts = json.loads((clone / "out/x/run.json").read_text())["counts"]
+    assert counts and caplog.messages == ["finished: " + ", ".join(f"{n} {name}" for name, n in counts.items())]
+    assert capsys.readouterr().out == "out/x\n"
 
 
 def test_a_single_command(clone: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -130,5 +130,6 @@ def test_the_terminal_shows_steps_above_and_runs_below() -> None:
 def test_many_counts_are_cut_short() -> None:
     """A line of the log has the first counts and how many more there are."""
     assert count_words({"rows": 3, "dropped": 0}) == "3 rows, 0 dropped"
+    assert count_words({"facts_checked": 2744}) == "2,744 facts checked"
     assert count_words(dict.fromkeys("abcd", 1), most=2) == "1 a, 1 b, and 2 more"
     assert count_words({}) == ""
