@@ -44,11 +44,11 @@ from mediflow.curation.columns import (
 )
 from mediflow.curation.curated import CRITERIA, Sheet, why, write_ledger, write_sheet
 from mediflow.curation.decide import Decided, decide
-from mediflow.curation.decisions import Conflict, Verdict, read_verdicts
+from mediflow.curation.decisions import Conflict, Verdict, read_reviewers, read_verdicts
 from mediflow.curation.decontaminate import Decontamination, Screen, build_screen
 from mediflow.curation.describe import Curation, write_description
 from mediflow.curation.filters import Limits
-from mediflow.curation.scores import read_scores, require_own_judges
+from mediflow.curation.scores import describe_judges, read_scores, require_own_judges
 from mediflow.curation.semantic import LexicalEncoder, SemanticDuplicates
 from medsmith import run
 from medsmith.command import run_command
@@ -153,6 +153,8 @@ def main(config: Config) -> Path:
             "contamination": decided.contamination,
             "judged_rows": int((~np.isnan(scores[:, 0])).sum()),
             "instructions": len(np.unique(columns.array("instruction_key")[kept])),
+            "judges": describe_judges(config),
+            "reviewers": len(read_reviewers(config.decisions)),
             "reviewed": dict(sorted(Counter(verdict.decision for verdict in verdicts.values()).items())),
         }
         write_description(this.folder, config, Curation(columns, decided, scores, this.facts), folders)

@@ -150,6 +150,8 @@ def main(config: Config) -> Path:
         this.facts |= {
             "teacher": config.teacher.model if config.teacher else "rules",
             "own_passages": bool(curated["facts"].get("own_passages")),
+            "planned": len(slots),
+            "without_flaw": len(paired.failed),
             "usage": usage.facts(),
             "length_ratio": {"before": summarise_lengths(paired.pairs), "after": summarise_lengths(kept)},
             "proof": _count_proofs(kept, paired.proofs),

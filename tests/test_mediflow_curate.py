@@ -370,6 +370,28 @@ def test_a_wrong_decision_is_one_line(curate: Bench, tmp_path: Path) -> None:
             curate([row_of(1)], decisions=[tmp_path / "decisions.jsonl"])
 
 
+def test_the_card_names_judge_people_and_contradictions(tmp_path: Path) -> None:
+    """Judge with agreement and told errors, decisions, checked facts; without them the card says that nobody looked."""
+    rows = [asdict(row_of(number)) | {"instruction_id": "i", "checked": 5, "contradicted": 0} for number in range(4)]
+    rows[3]["contradicted"] = 1
+    generated = finished(tmp_path / "generate", "instructions/part-00000.jsonl", rows)
+    told = {"calibration": {"criteria": {"quality": {"n": 40, "lower": 31}}}, "judge": "some-model"}
+    scores = [{"instruction_id": "i", "mean": dict.fromkeys(CRITERIA, 3.0)}]
+    agreement = {"agreement": {"samples": {"quality": 0.456}}}
+    judged = finished(tmp_path / "judge", "scores.jsonl", scores, **told, **agreement)
+    said = [decision("0000", "a", "accept"), decision("0001", "b", "edit", edited={"output": "Some other output"})]
+    write_jsonl(tmp_path / "decisions.jsonl", said)
+    config = {"generated": generated, "map_rows": 0}
+    full = {"judged": judged, "decisions": [tmp_path / "decisions.jsonl"]}
+    card = (main(Config(out=tmp_path / "one", **config, **full)) / "README.md").read_text()
+    assert "`some-model`, which agree on quality to a Krippendorff's alpha of 0.46; it scored 31 of 40 planted" in card
+    assert "2 reviewed; rows: 1 accepted, 0 rejected, 1 edited." in card
+    assert "Of 20 statements of 4 kept rows" in card and "1 (5.00 %) contradict them" in card
+    bare = (main(Config(out=tmp_path / "two", **config)) / "README.md").read_text()
+    assert "No judge scored the rows." in bare and "No person decided" in bare and "a judge scores it" not in bare
+    assert "benchmark texts removed" not in bare and "not compared with any benchmark" in bare
+
+
 def test_a_mistake_leaves_an_earlier_result_whole(curate: Bench, tmp_path: Path) -> None:
     """A wrong decision, a foreign judge and an empty blocklist are refused before the folder is cleared."""
     result = curate([row_of(number) for number in range(4)])

@@ -334,6 +334,7 @@ def test_the_command_accounts_for_every_pair_byte_for_byte(tmp_path: Path) -> No
         assert (one / name).read_bytes() == (two / name).read_bytes(), name
     card = (one / "README.md").read_text()
     assert f"{len(kept)} preference pairs" in card and "**Simulated.**" in card and "- dpo" in card
+    assert "For 3 of 63 planned pairs no usable flaw was found." in card
 
 
 def test_settings_that_make_no_flaws_are_refused() -> None:

@@ -67,11 +67,16 @@ def write_curated_card(
         + (f" by `{facts['teacher']}`" if facts.get("teacher") else "")
         + f"; {dropped:,} were dropped, each with its reason.",
         "## How it was made\n\nA plan draws task type, document type and section, output format and difficulty; a "
-        "teacher writes an instruction with examples; a judge scores it; then rows are filtered (length, repetition, "
+        "teacher writes an instruction with examples; "
+        + ("a judge scores it; " if facts.get("judges") else "")
+        + "then rows are filtered (length, repetition, "
         "echo, private identifiers, language, broken JSON), exact and near duplicates removed (verified Jaccard "
-        "similarity), benchmark texts removed, and the rest ranked by quality within task × input × format. The "
+        "similarity), "
+        + ("benchmark texts removed, " if contamination else "")
+        + "and the rest ranked by quality within task × input × format. The "
         "order of the rows is that "
         "rank: any beginning of the file is a balanced selection of the best.",
+        "## Who looked at it\n\n" + _seen_by(facts),
         "## Rows\n\n" + _table(("task type", "rows"), sorted(kept.items())),
         "## Dropped\n\n" + (_table(("reason", "rows"), facts["reasons"].items()) if facts["reasons"] else "Nothing.\n"),
         "## Test data kept out\n\n"
@@ -92,6 +97,32 @@ def write_curated_card(
     _write(path, config, sum(kept.values()), facts, ["instruction-tuning"], parts)
 
 
+def _seen_by(facts: Mapping[str, Any]) -> str:
+    """A line each of the judges, of people, and of the facts that were compared."""
+    lines = []
+    for one in facts.get("judges") or []:
+        line = f"- Judge `{one['judge'] or 'not named'}`"
+        line += f", {one['samples']} samples an instruction" if one["samples"] else ""
+        if one["agreement"] is not None:
+            line += f", which agree on quality to a Krippendorff's alpha of {one['agreement']:.2f}"
+        told = f"it scored {one['told']:,} of {one['planted']:,} planted errors lower than the sound row"
+        lines.append(f"{line}; {told if one['planted'] else 'it was not tested on planted errors'}.")
+    if not lines:
+        lines.append("- No judge scored the rows.")
+    if reviewed := facts.get("reviewed"):
+        counts = ", ".join(f"{reviewed.get(name, 0):,} {name}ed" for name in ("accept", "reject", "edit"))
+        lines.append(f"- People: {facts['reviewers']:,} reviewed; rows: {counts}.")
+    else:
+        lines.append("- No person decided on any row.")
+    if (known := facts.get("verification")) and known["checked"]:
+        share = f"{known['contradicted'] / known['checked']:.2%}".replace("%", " %")
+        lines.append(
+            f"- Of {known['checked']:,} statements of {known['rows']:,} kept rows that could be compared with "
+            f"known facts, {known['contradicted']:,} ({share}) contradict them."
+        )
+    return "\n".join(lines)
+
+
 def write_pair_card(path: Path, config: CardSettings, kept: Sequence[Instruction], facts: Mapping[str, Any]) -> None:
     """The card of a preference set."""
     ratio = facts["length_ratio"]
@@ -103,7 +134,7 @@ def write_pair_card(path: Path, config: CardSettings, kept: Sequence[Instruction
         "pairs, each with another error type. The flaw is written by a teacher, or by a rule (`rule_…`: a changed "
         "number, side, drug, code or negation, or an omission). Pairs whose answers are equal, empty or of "
         "another format are "
-        "not used.",
+        "not used." + _without_flaw(facts),
         "## Length\n\nRejected over chosen length, geometric mean: "
         f"{before['geometric_mean']:.3f} before balancing, **{after['geometric_mean']:.3f}** after "
         f"(of {before['pairs']:,} pairs, {after['pairs']:,} are kept), so that length is no shortcut.",
@@ -121,6 +152,12 @@ def write_pair_card(path: Path, config: CardSettings, kept: Sequence[Instruction
         "## Limits\n\n" + LIMITS,
     ]
     _write(path, config, len(kept), facts, ["preference", "dpo"], parts)
+
+
+def _without_flaw(facts: Mapping[str, Any]) -> str:
+    """How many planned pairs found no flaw that could be used."""
+    failed = facts.get("without_flaw", 0)
+    return f" For {failed:,} of {facts['planned']:,} planned pairs no usable flaw was found." if failed else ""
 
 
 def _shown(proofs: Mapping[str, int]) -> str:

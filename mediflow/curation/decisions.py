@@ -44,6 +44,12 @@ def read_verdicts(paths: Sequence[Path], conflict: Conflict) -> dict[str, Verdic
     return {row: _settle(votes, conflict) for row, votes in lines.items()}
 
 
+def read_reviewers(paths: Sequence[Path]) -> list[str]:
+    """Everyone who decided on a row, by name."""
+    lines = (line for path in paths for line in read_jsonl(path) if line["decision"] != "skip")
+    return sorted({str(line["reviewer"]) for line in lines})
+
+
 def _settle(votes: list[dict[str, Any]], conflict: Conflict) -> Verdict:
     against = [vote for vote in votes if vote["decision"] == "reject"]
     enough = 1 if conflict == "reject" else len(votes) / 2

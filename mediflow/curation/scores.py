@@ -86,5 +86,25 @@ def read_scores(config: Settings, columns: Columns) -> NDArray[np.float64]:
     return scores
 
 
+def describe_judges(config: Settings) -> list[dict[str, Any]]:
+    """Of each judge folder: the model, its samples, their agreement on quality, and the planted errors it told."""
+    described = []
+    for folder in _judge_folders(config):
+        record = run.require_finished(folder)
+        facts = record["facts"]
+        calibration = facts.get("calibration") or {}
+        quality = calibration.get("criteria", {}).get("quality", {})
+        described.append(
+            {
+                "judge": facts.get("judge", ""),
+                "samples": record["config"].get("samples"),
+                "agreement": facts.get("agreement", {}).get("samples", {}).get("quality"),
+                "planted": quality.get("n", 0),
+                "told": quality.get("lower", 0),
+            }
+        )
+    return described
+
+
 def _judge_folders(config: Settings) -> list[Path]:
     return [folder for folder in (config.judged, *config.more_judged) if folder is not None]
