@@ -122,8 +122,8 @@ def is_doubtful(kind: str, said: str, true: str, sentence: str) -> bool:
         # "9.4 % in May, 8.1 % today": what is true is said as well.
         figures = _FIGURE.findall(true)
         return bool(figures) and figures[0] in _FIGURE.findall(sentence)
-    if kind == "side" and true.split()[0] in sentence.lower():
-        return True
+    if kind == "side" and re.search(rf"(?i)\b{true.split()[0]}\b(?! (?:upper )?arm\b)", sentence):
+        return True  # "effusion on the left; on the right a nodule"
     if said == "no medication":  # "stopped alcohol, no drugs"
         return _HABITS.search(sentence) is not None
     return kind == "social" and said.endswith("never") and _NOT_NOW.search(sentence) is not None
