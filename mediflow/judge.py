@@ -123,7 +123,7 @@ def judge(config: Config, this: run.Run, chat: Chat) -> Path:
         return build_repair(config, row) if config.repair and "repairs" not in request.about else None
 
     with Journal(this.folder / "raw" / "calls.jsonl") as journal:
-        total = count_instructions(config) + config.calibrate
+        total = count_instructions(config) + count_planted(config)
         rows = run_calls(requests, chat, journal, config.teacher.concurrency, "judge", follow_up=follow_up, total=total)
         usage = Summary.of(rows.values())
         usage.refuse_silence(config.allow_failed)
@@ -151,6 +151,15 @@ def count_instructions(config: Config) -> int:
     if not count:
         raise UserError(f"{config.generated} holds no instruction to judge")
     return count
+
+
+def count_planted(config: Config) -> int:
+    """The instructions drawn for calibration on which an error can be planted: rules have no hold on some answers."""
+    drawn = _drawn(config)
+    if not drawn:
+        return 0
+    asked = (rows for rows in iter_instructions(config) if rows[0]["instruction_id"] in drawn)
+    return sum(plant_error(rows[: config.examples], config.seed) is not None for rows in asked)
 
 
 def iter_requests(config: Config, taxonomy: Taxonomy, asked: Asked) -> Iterator[ChatRequest]:

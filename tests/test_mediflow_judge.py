@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mediflow.calibrate import CRITERIA
-from mediflow.judge import SCHEMA, Config, judge, main, mean_scores, read_samples
+from mediflow.judge import SCHEMA, Config, count_planted, judge, main, mean_scores, read_samples
 from mediflow.prompt import read_request
 from medsmith import run
 from medsmith.config import Config as BaseConfig
@@ -182,6 +182,15 @@ def test_a_planted_error_is_judged_beside_the_sound_row(tmp_path: Path) -> None:
     assert (quality["lower"], quality["same"], quality["mean_change"]) == (1, 1, -1.0)
     assert [row["mean"]["quality"] for row in read_jsonl(config.out / "scores.jsonl")] == [4.0] * 3
     assert len(list(read_jsonl(config.out / "calibration.jsonl"))) == 2
+
+
+def test_calibration_counts_only_what_can_be_planted(tmp_path: Path) -> None:
+    """Of three instructions drawn none has an answer that a rule has a hold on; of others all have."""
+    settings = {"teacher": TEACHER, "calibrate": 3, "out": tmp_path / "out"}
+    bare = write_generated(tmp_path / "bare", 3, output="glaucoma")
+    assert count_planted(Config(generated=bare, **settings)) == 0
+    dosed = write_generated(tmp_path / "dosed", 3, output="metformin 50{n} mg, left side")
+    assert count_planted(Config(generated=dosed, **settings)) == 3
 
 
 def test_agreement_is_measured_among_samples_and_with_another_judge(generated: Path) -> None:
