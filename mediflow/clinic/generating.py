@@ -19,12 +19,12 @@ from medsmith.errors import UserError
 # Nothing here changes what the right answer is. The tasks' own instructions are few, and a call needs several.
 OPENINGS = (
     "You help {who} with {title}s.",
-    "{who_} sends you a {title}.",
-    "A {title} is given.",
-    "Situation: {who} has no time to read a {title} twice.",
-    "Task for a {title}:",
+    "{who_} sends you {a_title}.",
+    "{A_title} is given.",
+    "Situation: {who} has no time to read {a_title} twice.",
+    "Task for {a_title}:",
     "You are the second pair of eyes of {who}.",
-    "The text is a {title} from the records of {who}.",
+    "The text is {a_title} from the records of {who}.",
     "Work on the {title} below.",
     "{who_} asks:",
     "Read the {title} from its first to its last line.",
@@ -114,7 +114,9 @@ def _instruction(
     """One of the stock of instructions in a wording that the call does not have yet."""
     for _ in range(100):
         who = rng.choice(PEOPLE)
-        opening = rng.choice(OPENINGS).format(who=who, who_=f"{who[0].upper()}{who[1:]}", title=title)
+        a_title = f"{'an' if title[0] in 'aeio' else 'a'} {title}"
+        names = {"title": title, "a_title": a_title, "A_title": f"{a_title[0].upper()}{a_title[1:]}"}
+        opening = rng.choice(OPENINGS).format(who=who, who_=f"{who[0].upper()}{who[1:]}", **names)
         asked = rng.choice(stock).format(kind=kind).strip()
         if form == "json":
             keys = ", ".join(f'"{key}"' for key in task.schema["properties"])
