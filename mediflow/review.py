@@ -9,6 +9,7 @@ that share the journal. Ctrl-C ends it. For Argilla see mediflow.review_argilla.
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 import logging
 import secrets
@@ -74,8 +75,27 @@ def main(config: Config) -> Path:
 
 
 def decisions_path(folder: Path, given: Path | None, out: Path) -> Path:
-    """Where the decisions of a folder are."""
-    return given or out / folder.resolve().name / "decisions.jsonl"
+    """Where the decisions of a folder are: in one of its name, or, where another folder has it, with a hash behind.
+
+    `reviewed.txt` beside the journal tells of which folder it is.
+
+    Raises:
+        UserError: `out` is a file.
+    """
+    if given is not None:
+        return given
+    if out.is_file():
+        raise UserError(f"out={out} is a file; choose a folder for decisions as out=")
+    reviewed = str(folder.resolve())
+    short = hashlib.sha256(reviewed.encode()).hexdigest()[:8]
+    for name in (folder.resolve().name, f"{folder.resolve().name}-{short}"):
+        owner = out / name / "reviewed.txt"
+        if not owner.is_file():
+            owner.parent.mkdir(parents=True, exist_ok=True)
+            owner.write_text(reviewed + "\n", encoding="utf-8")
+        if owner.read_text(encoding="utf-8").strip() == reviewed:
+            break
+    return owner.with_name("decisions.jsonl")
 
 
 def check_host(host: str, exposed: bool) -> None:

@@ -104,6 +104,8 @@ def start(config: Config, command: str) -> Iterator[Run]:
             run must not clear, or the disk is full or not ours to write on.
     """
     folder, ours = config.out, False
+    if folder.is_file():
+        raise UserError(f"out={folder} is a file, and a run is a folder; choose another out=")
     wanted = step_identity(command, config)
     try:
         folder.mkdir(parents=True, exist_ok=True)

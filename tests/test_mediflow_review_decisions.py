@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from mediflow.agreement import cohen_kappa, krippendorff_alpha
+from mediflow.review import decisions_path
 from mediflow.reviewing.agreement import agreement
 from mediflow.reviewing.decisions import Decision, Decisions
 from mediflow.reviewing.text import check_edit
@@ -153,3 +154,14 @@ def test_skips_count_as_no_judgement() -> None:
     assert (pair["rows"], pair["same"], pair["kappa"]) == (2, 1, pytest.approx(0.0))
     assert (found["rows_judged"], found["rows_shared"]) == (3, 2)
     assert [one["row_id"] for one in found["disagreements"]] == ["r2"]
+
+
+def test_two_folders_of_one_name_have_two_journals(tmp_path: Path) -> None:
+    """The first keeps the plain name, also when it is opened again; the second gets a hash behind it."""
+    out, one, two = tmp_path / "review", tmp_path / "a" / "curate", tmp_path / "b" / "curate"
+    first, second = decisions_path(one, None, out), decisions_path(two, None, out)
+    assert first == out / "curate" / "decisions.jsonl" and second.parent.name.startswith("curate-")
+    assert (decisions_path(one, None, out), decisions_path(two, None, out)) == (first, second)
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="is a file"):
+        decisions_path(one, None, tmp_path / "file")

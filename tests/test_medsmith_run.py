@@ -365,3 +365,11 @@ def test_output_digests_walk_deep_and_sorted_names(tmp_path: Path) -> None:
     (tmp_path / "empty").write_text("")
     assert set(output_digests(tmp_path)) == {"deep/er/a.txt", "empty"}
     assert output_digests(tmp_path)["empty"] == empty
+
+
+def test_a_file_is_no_folder(tmp_path: Path) -> None:
+    """One line that says so, and the file stays."""
+    (tmp_path / "notes").write_text("mine")
+    with pytest.raises(UserError, match="notes is a file"), run.start(Config(out=tmp_path / "notes"), "test"):
+        pass
+    assert (tmp_path / "notes").read_text() == "mine"

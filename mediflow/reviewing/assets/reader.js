@@ -135,8 +135,10 @@ function facts(row) {
   if (!row.facts && !row.contradictions.length) return null;
   const truths = row.contradictions.map((one) => String(one.true ?? "")).filter(Boolean);
   const said = (value) => (value !== null && typeof value === "object" ? Object.values(value).map(said).filter(Boolean).join(" ") : String(value ?? ""));
+  // A list's entries explain themselves (drug, dose, unit); the values of one large entry do not without their names.
+  const entries = (value) => (Array.isArray(value) ? value : value !== null && typeof value === "object" ? Object.entries(value).filter(([, one]) => said(one)).map(([name, one]) => `${spaced(name)}: ${said(one)}`) : [value]);
   const lines = Object.entries(row.facts || {}).filter(([name, value]) => name !== "id" && said(value)).map(([name, value]) => el("div", { class: "fact" }, el("span", {}, spaced(name)),
-    el("div", {}, (Array.isArray(value) ? value : [value]).map((one) => el("div", { class: truths.some((truth) => said(one).includes(truth)) ? "contradicted" : null }, said(one))))));
+    el("div", {}, entries(value).map((one) => el("div", { class: truths.some((truth) => said(one).includes(truth)) ? "contradicted" : null }, said(one))))));
   return box("facts", "Facts of the patient", row.contradictions.map((one) => el("div", { class: "contradiction" }, el("b", {}, spaced(one.kind)), el("span", {}, " says ", el("del", {}, String(one.said)), one.true ? [", is ", el("ins", {}, String(one.true))] : null), one.where ? el("small", {}, PARTS.includes(one.where) ? ` in the ${one.where}` : ` in “${one.where}”`) : null)), lines);
 }
 
