@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import mediflow.generate
 from mediflow.generate import open_source, taxonomy_of
@@ -24,6 +24,7 @@ from mediflow.taxonomy import check_weights
 from medsmith import run
 from medsmith.command import run_command
 from medsmith.config import execution
+from medsmith.errors import UserError
 from medsmith.intervals import Interval, Z, wilson
 from medsmith.llm import TeacherConfig
 from medsmith.records import write_json
@@ -41,9 +42,21 @@ ROW_BYTES, LEDGER_BYTES, JOURNAL_BYTES = 450, 950, 900
 FACTS_BYTES = 2_200
 
 
-class Config(mediflow.generate.Config):
-    """The settings of mediflow.generate, nothing more."""
+FOREIGN = "mediflow.plan plans runs of mediflow.generate, and these are settings of another command"
+OTHERS = (
+    *("generated", "judged", "curated", "samples", "calibrate", "structured", "temperature"),
+    *("ranks", "rules", "error_types", "balance", "min_quality", "top_rows", "stratify", "documents"),
+)
 
+
+class Config(mediflow.generate.Config):
+    """The settings of mediflow.generate, and `rows` in the place of `instructions`."""
+
+    foreign: ClassVar[dict[str, str]] = dict.fromkeys(OTHERS, FOREIGN)
+
+    rows: int | None = execution(
+        None, "plan for so many rows in the place of `instructions`, by the mean of `examples`"
+    )
     out: Path = execution(
         Path("out/mediflow/generate"), "the folder of the run that is planned; a journal in it serves as pilot"
     )
@@ -75,6 +88,7 @@ class TeacherPlan:
 
 def main(config: Config) -> Path:
     """Print the plan and write it beside config.out."""
+    config = by_rows(config)
     beside = config.model_copy(update={"out": config.out.with_name(f"{config.out.name}-plan")})
     with run.start(beside, "mediflow.plan") as this:
         plan = make_plan(config)
@@ -82,6 +96,35 @@ def main(config: Config) -> Path:
         teachers = [{**asdict(part), **_named(part)} for part in plan["teachers"]]
         write_json(this.folder / "plan.json", {**plan, "teachers": teachers})
         return this.finish(calls=plan["calls"], records=plan["records"])
+
+
+def by_rows(config: Config) -> Config:
+    """The settings with as many instructions as make `rows` rows, where it is given.
+
+    Raises:
+        UserError: rows is below 1.
+    """
+    if config.rows is None:
+        return config
+    if config.rows < 1:
+        raise UserError(f"rows={config.rows} is no number of rows; give 1 or more")
+    return config.model_copy(update={"instructions": math.ceil(config.rows / mean_examples(config))})
+
+
+def mean_examples(config: Config) -> float:
+    """Examples of an instruction, in the mean."""
+    return config.examples if isinstance(config.examples, int) else sum(config.examples) / len(config.examples)
+
+
+def over_budget(config: Config, parts: Sequence[TeacherPlan]) -> Iterator[str]:
+    """A line for each teacher whose plan passes its budget."""
+    for teacher, part in zip(config.teachers, parts, strict=True):
+        limit = teacher.budget.max_cost
+        if limit is not None and part.cost is not None and part.cost.value > limit:
+            yield (
+                f"{part.teacher}: the planned {part.cost.value:,.2f} passes budget.max_cost {limit:,.2f}: the run "
+                "would stop there; raise it or plan less"
+            )
 
 
 def make_plan(config: Config) -> dict[str, Any]:
@@ -140,7 +183,7 @@ def plan_teacher(config: Config, teacher: TeacherConfig, planned: float, per_cal
 
 def assumed(config: Config, prompt_characters: Sequence[int]) -> PerCall:
     """Without a pilot: prompts as rendered, replies as long as the paper's, a server of usual speed."""
-    examples = config.examples if isinstance(config.examples, int) else sum(config.examples) / len(config.examples)
+    examples = mean_examples(config)
     pair = OUTPUT_TOKENS + TAG_TOKENS + (0 if config.passages else INPUT_TOKENS)
     completion = config.per_call * (INSTRUCTION_TOKENS + TAG_TOKENS + examples * pair)
     seconds = ASSUMED_START_SECONDS + completion / ASSUMED_TOKENS_PER_SECOND
@@ -228,6 +271,8 @@ def show(plan: dict[str, Any], config: Config) -> None:
     console.print(table)
     for part in parts:
         console.print(f"{part.teacher}: {rests_on(part, config)}", markup=False)
+    for line in over_budget(config, parts):
+        console.print(f"warning: {line}", markup=False)
 
 
 ROWS = (

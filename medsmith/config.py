@@ -55,6 +55,9 @@ class Config(Block):
     positional: ClassVar[str] = ""
     """The setting that a first argument without `=` gives, where it is not a recipe."""
 
+    foreign: ClassVar[dict[str, str]] = {}
+    """Keys of another command's recipes that are likely given by mistake, with what to say then."""
+
     out: Path = execution(description="the folder that this command writes and finishes with run.json")
     seed: int = Field(0, description="one seed for all that is drawn")
 
@@ -73,6 +76,8 @@ def load(cls: type[C], recipe: Path | dict[str, Any] | None = None, overrides: S
     for override in overrides:
         values = assign(values, override)
     for path, key, known in _unknown(cls, values):
+        if not path and (said := getattr(cls, "foreign", {}).get(key)):
+            raise UserError(f"{where}: {said}")
         raise UserError(f"{where}: unknown key '{path}{key}'; {nearest(key, known, path)}")
     try:
         return cls.model_validate(values)

@@ -10,7 +10,9 @@ import pytest
 
 from mediflow.generate import open_source, taxonomy_of
 from mediflow.generation.calls import Calls
-from mediflow.plan import Config, from_pilot, main, make_plan, read_pilot, say
+from mediflow.plan import Config, by_rows, from_pilot, main, make_plan, over_budget, read_pilot, say
+from medsmith.config import load
+from medsmith.errors import UserError
 from medsmith.intervals import Interval
 from medsmith.records import read_json
 
@@ -110,3 +112,20 @@ def test_the_command_prints_and_writes_and_leaves_the_run_alone(
     assert plan["calls"] == 100
     assert set(plan["teachers"][0]["cost"]) == {"value", "low", "high"}
     assert say(Interval(1234.5, 1000, 1500), ",.0f") == "1,234 (1,000 to 1,500)"
+
+
+def test_rows_budgets_and_foreign_recipes(tmp_path: Path) -> None:
+    """700 rows at 3.5 each are 200 instructions; a budget below the plan is told; a judge's recipe is named as such."""
+    config = by_rows(settings(tmp_path / "run", rows=700))
+    assert config.instructions == 200
+    parts = make_plan(config)["teachers"]
+    assert list(over_budget(config, parts)) == []
+    small, large = (
+        settings(tmp_path / "run", rows=700, teacher=TEACHER | {"budget": {"max_cost": most}}) for most in (0.01, 1000)
+    )
+    [line] = over_budget(small, parts)
+    assert "passes budget.max_cost 0.01" in line and list(over_budget(large, parts)) == []
+    with pytest.raises(UserError, match="rows=0"):
+        by_rows(settings(tmp_path / "run", rows=0))
+    with pytest.raises(UserError, match=r"plans runs of mediflow\.generate"):
+        load(Config, None, ["out=x", "samples=5"])
