@@ -151,6 +151,8 @@ def lines(title: str, result: Result) -> Iterator[str]:
     yield f"a finding of any kind in {wilson(result.noticed, planted)} of the wrong ones"
     yield f"recall {wilson(found, planted)}, precision {wilson(found, max(1, found + result.accused))}"
     yield f"true examples accused: {result.accused} of {result.clean} ({wilson(result.accused, result.clean)})"
+    kinds = Counter(one.split(":")[0] for one in result.wrongly)
+    yield f"contradictions found in them, by kind: {', '.join(f'{k} {n}' for k, n in kinds.most_common()) or 'none'}"
     cuts = statistics.quantiles(result.microseconds, n=20)
     yield f"CPU: median {statistics.median(result.microseconds):.0f} µs a text, 95 % below {cuts[-1]:.0f} µs\n"
     yield "| kind | planted | found | recall (95 % interval) |"
@@ -174,6 +176,7 @@ def main() -> None:
         "other wording, on which the rules were mended": paraphrase_writer(WORDINGS),
         "other wording, the second set for mending": paraphrase_writer(LATER_WORDINGS),
         "other wording, the third set for mending": paraphrase_writer(HELD_OUT_WORDINGS),
+        "independent wording, not seen": independent_writer,
     }
     for title, write in sets.items():
         if given.sets and not any(one in title for one in given.sets):
