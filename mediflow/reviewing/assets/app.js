@@ -7,7 +7,7 @@ import { asked, drawFilters, listItem } from "./list.js";
 import { drawEditor, drawPanel, drawRow } from "./reader.js";
 
 const KEYS = [["a", "accept"], ["r", "reject"], ["e", "edit"], ["c", "comment"], ["s", "skip"], ["u", "undo my last decision"], ["j ↓", "next row"], ["k ↑", "previous row"], ["/", "search"], ["g", "agreement, and back"], ["?", "this list"], ["Ctrl ↵", "save an edit or comment"], ["Esc", "leave it"]];
-const state = { about: null, reviewer: "", filters: {}, rows: [], total: 0, at: -1, row: null, busy: false, loading: false, turn: 0 };
+const state = { about: null, reviewer: "", filters: {}, rows: [], total: 0, at: -1, row: null, busy: false, loading: false, turn: 0, opening: 0 };
 
 const guarded = (work) => async (...given) => {
   try { return await work(...given); } catch (error) { toast(error.message, true); return undefined; }
@@ -92,7 +92,10 @@ function redrawItem(id, mine) {
 
 // --- one row ---
 async function openRow(id) {
+  // Keys are quicker than answers, which may come in another order: only the last row asked for is shown.
+  const mine = (state.opening += 1);
   const row = await get(`rows/${encodeURIComponent(id)}`, { reviewer: state.reviewer });
+  if (mine !== state.opening) return;
   state.row = row;
   keepInAddress();
   show();
