@@ -453,15 +453,19 @@ def test_another_threshold_reads_no_row_again(curate: Bench, tmp_path: Path) -> 
     assert made() != before and len(made()) == 1
 
 
-def test_several_processes_give_the_same(tmp_path: Path) -> None:
-    """Three parts on two processes: the same files as on one."""
+def three_parts(folder: Path) -> Path:
+    """A finished generate folder of 99 rows in three parts, nine of which repeat others."""
     rows = [asdict(row_of(number)) | {"instruction_id": "i"} for number in range(90)]
     rows += [row | {"id": f"copy{number}", "instruction": "Say it all again."} for number, row in enumerate(rows[:9])]
-    folder = tmp_path / "generate"
     with run.start(Made(out=folder), "test") as this:
         for part in range(3):
             write_jsonl(folder / "instructions" / f"part-{part:05}.jsonl", rows[part * 33 : part * 33 + 33])
-        this.finish()
+        return this.finish()
+
+
+def test_several_processes_give_the_same(tmp_path: Path) -> None:
+    """Three parts on two processes: the same files as on one."""
+    folder = three_parts(tmp_path / "generate")
     config = {"generated": folder, "shard_rows": 40, "map_rows": 20}
     one = main(Config(out=tmp_path / "one", **config))
     two = main(Config(out=tmp_path / "two", workers=2, **config))
@@ -477,13 +481,7 @@ def test_a_ray_cluster_gives_the_same(tmp_path: Path) -> None:
     ray = pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
-    rows = [asdict(row_of(number)) | {"instruction_id": "i"} for number in range(90)]
-    rows += [row | {"id": f"copy{number}", "instruction": "Say it all again."} for number, row in enumerate(rows[:9])]
-    folder = tmp_path / "generate"
-    with run.start(Made(out=folder), "test") as this:
-        for part in range(3):
-            write_jsonl(folder / "instructions" / f"part-{part:05}.jsonl", rows[part * 33 : part * 33 + 33])
-        this.finish()
+    folder = three_parts(tmp_path / "generate")
     config = {"generated": folder, "map_rows": 0}
     one = main(Config(out=tmp_path / "one", **config))
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
