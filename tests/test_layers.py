@@ -19,7 +19,7 @@ FLOOR = "medsmith"
 STAGES = ("mediflow", "experts", "merge_recipes", "align", "eval")
 OUTER = ("tests", "benchmarks", "pipelines")
 HEAVY = {
-    "accelerate", "datasets", "duckdb", "huggingface_hub", "matplotlib", "mergekit", "openai", "pandas", "peft",
+    "accelerate", "datasets", "duckdb", "huggingface_hub", "matplotlib", "mergekit", "numba", "openai", "optuna", "pandas", "peft",
     "polars", "ray", "scipy", "sklearn", "tokenizers", "torch", "transformers", "trl", "vllm",
 }  # fmt: skip
 MAY_IMPORT_TORCH = {"medsmith/models.py", "medsmith/likelihood.py", "medsmith/training.py"}
