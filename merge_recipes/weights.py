@@ -28,7 +28,8 @@ SHARD_BYTES = 5_000_000_000
 STORED: dict[str, np.dtype[Any]] = {
     "F32": np.dtype("<f4"), "F16": np.dtype("<u2"), "BF16": np.dtype("<u2"), "F64": np.dtype("<f8"),
     "I64": np.dtype("<i8"), "I32": np.dtype("<i4"), "I16": np.dtype("<i2"), "I8": np.dtype("i1"),
-    "U64": np.dtype("<u8"), "U32": np.dtype("<u4"), "U16": np.dtype("<u2"), "U8": np.dtype("u1"), "BOOL": np.dtype("u1"),
+    "U64": np.dtype("<u8"), "U32": np.dtype("<u4"), "U16": np.dtype("<u2"), "U8": np.dtype("u1"),
+    "BOOL": np.dtype("u1"),
 }  # fmt: skip
 """How each type of the format is seen by numpy; the two half precisions as their bits, since numpy has no bfloat16."""
 
@@ -187,7 +188,7 @@ def _lay_out(path: Path, entries: Sequence[Entry], views: dict[str, np.ndarray[A
     text += b" " * (-len(text) % 8)
     begin = 8 + len(text)
     with path.open("w+b") as file:
-        # Real blocks, not a hole: a full disk is found here as an error, not later as a signal in the middle of a write.
+        # Real blocks, not a hole: a full disk is an error here, not a signal in the middle of a write.
         os.posix_fallocate(file.fileno(), 0, max(begin + offset, 1))
         file.write(len(text).to_bytes(8, "little") + text)
         file.flush()
