@@ -96,6 +96,9 @@ def _run(command: Command[C], description: str, arguments: Sequence[str] | None)
         settings.insert(0, f"{positional}={json.dumps(str(recipe))}")
         recipe = None
     config = load(command.config, recipe, settings)
+    if getattr(given, "plan", False):
+        print(_planner(command)(config))
+        return
     if not given.again and run.is_current(command.name, config):
         logging.getLogger(command.name).info("up to date, nothing to do (--again makes it anew)")
         print(config.out)
@@ -122,7 +125,14 @@ def _parser(command: Command[C], description: str) -> argparse.ArgumentParser:
     parser.add_argument("recipe", nargs="?", help="a YAML recipe (optional)")
     parser.add_argument("override", nargs="*", help="key.sub=value, applied after the recipe; values are YAML")
     parser.add_argument("--again", action="store_true", help="make it anew even where it is up to date")
+    if _planner(command):
+        parser.add_argument("--plan", action="store_true", help="only say what it will take; make nothing")
     return parser
+
+
+def _planner(command: Command[C]) -> Any:
+    """The function `plan(config) -> str` of a command's module, or None where it has none."""
+    return getattr(sys.modules[command.main.__module__], "plan", None)
 
 
 def guard(work: Callable[[], int | None]) -> None:

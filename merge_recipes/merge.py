@@ -1,29 +1,23 @@
-"""Run mergekit on a checked recipe, and see that what it wrote is whole."""
+"""mergekit, the reference engine: run it on a checked recipe."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
-import shutil
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from medsmith.errors import UserError
-from medsmith.records import write_json
-from merge_recipes.parents import first_broken_tensor, tensor_shapes, weights_digest
-from merge_recipes.recipe import names_of, resolve, stacks_layers
-
-BUILDING = ".building"
-"""Where a merge is written before it is moved into place; hidden, so that it never counts as a result."""
+from merge_recipes.parents import tensor_shapes
+from merge_recipes.recipe import resolve
 
 
 def merge(recipe: Mapping[str, Any], folders: Mapping[str, Path], target: Path, dtype: str | None, seed: int) -> Any:
     """Merge into the empty folder `target`; return mergekit's configuration as it ran.
+
+    What mergekit leaves open of generation_config.json is completed by result.complete.
 
     Raises:
         UserError: mergekit refuses the recipe.
@@ -48,65 +42,7 @@ def merge(recipe: Mapping[str, Any], folders: Mapping[str, Path], target: Path, 
         raise UserError(f"mergekit refuses the merge: {error}") from error
     finally:
         LoaderCache().loaders.clear()
-    _complete(folders[recipe["base_model"]], target)
     return as_run
-
-
-def build(
-    recipe: Mapping[str, Any], folders: Mapping[str, Path], out: Path, dtype: str | None, seed: int
-) -> dict[str, Any]:
-    """Merge, check, and only then move the result into `out`; return the facts for run.json.
-
-    Beside the model: `recipe.yml` (what was merged, by names; the same bytes wherever it runs) and `log/mergekit.yml`
-    (the file that mergekit's own command would take, with absolute folders).
-    """
-    building = out / BUILDING
-    shutil.rmtree(building, ignore_errors=True)
-    building.mkdir(parents=True)
-    as_run = merge(recipe, folders, building, dtype, seed)
-    facts = check_result(building, tensor_shapes(folders[recipe["base_model"]]), stacks_layers(recipe))
-    written = {**recipe, **({"dtype": dtype} if dtype else {})}
-    (building / "recipe.yml").write_text(yaml.safe_dump(written, sort_keys=False, allow_unicode=True))
-    (out / "log").mkdir(exist_ok=True)
-    (out / "log" / "mergekit.yml").write_text(as_run.to_yaml() + "\n")
-    for path in sorted(building.iterdir()):
-        path.replace(out / path.name)
-    building.rmdir()
-    parents = {name: {"weights": weights_digest(folders[name])} for name in names_of(recipe)}
-    return {
-        "merge_method": recipe["merge_method"],
-        "base": recipe["base_model"],
-        "parents": parents,
-        "weights": weights_digest(out),
-        **facts,
-    }
-
-
-def check_result(folder: Path, expected: Mapping[str, tuple[int, ...]], stacked: bool) -> dict[str, Any]:
-    """Check a merged model: every tensor, each finite, loads with plain transformers, stops at the end of a turn.
-
-    Raises:
-        UserError: something is missing or broken; a merge with these parameters is no model.
-    """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    from medsmith.training import end_of_turn
-
-    shapes = tensor_shapes(folder)
-    if not stacked and shapes != dict(expected):
-        differ = sorted(name for name in shapes.keys() | expected.keys() if shapes.get(name) != expected.get(name))
-        raise UserError(f"the merge wrote '{differ[0]}' as {shapes.get(differ[0])}, not {expected.get(differ[0])}")
-    broken = first_broken_tensor(folder)
-    if broken:
-        raise UserError(f"the merged weights '{broken}' are not all finite; use smaller weights or dtype float32")
-    model, loading = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", output_loading_info=True)
-    lacking = sorted(loading["missing_keys"]) or sorted(loading["unexpected_keys"])
-    if lacking:
-        raise UserError(f"the merged model does not load whole: {lacking[0]} is missing or not expected")
-    end = end_of_turn(AutoTokenizer.from_pretrained(folder))
-    stops = model.generation_config.eos_token_id
-    assert end in (stops if isinstance(stops, list) else [stops]), "the generation config ends at the end of a turn"
-    return {"parameters": model.num_parameters(), "dtype": str(model.dtype).removeprefix("torch.")}
 
 
 def _know_tied_heads(base: Path) -> None:
@@ -148,26 +84,6 @@ def _know_tied_heads(base: Path) -> None:
     for name in config.architectures or []:
         if name in NAME_TO_ARCH:
             NAME_TO_ARCH[name] = [amended(architecture) for architecture in NAME_TO_ARCH[name]]
-
-
-def _complete(base: Path, target: Path) -> None:
-    """Give the merge the base's generation config and make sure that it ends at the end of a turn.
-
-    Phi-3.5's chat ends in <|end|>, its tokenizer's own end is another token; a model that knows only that one never
-    stops talking.
-    """
-    from transformers import AutoTokenizer
-
-    from medsmith.training import end_of_turn
-
-    path = target / "generation_config.json"
-    source = path if path.is_file() else base / "generation_config.json"
-    settings: dict[str, Any] = json.loads(source.read_text()) if source.is_file() else {}
-    stops = settings.get("eos_token_id")
-    known = [] if stops is None else stops if isinstance(stops, list) else [stops]
-    end = end_of_turn(AutoTokenizer.from_pretrained(target))
-    if end not in known or source != path:
-        write_json(path, settings | {"eos_token_id": list(dict.fromkeys([end, *known]))})
 
 
 @contextlib.contextmanager

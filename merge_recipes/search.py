@@ -71,9 +71,9 @@ def main(settings: Config) -> Path:
     """Search, then build the best recipe as merge_recipes.build would."""
     from medsmith.models import set_threads
     from medsmith.records import write_json, write_jsonl
-    from merge_recipes.merge import build
     from merge_recipes.parents import prepare
     from merge_recipes.recipe import load_recipe
+    from merge_recipes.result import build
 
     recipe = load_recipe(settings.recipe)
     questions = read_questions(settings.validation)

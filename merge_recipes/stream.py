@@ -128,9 +128,8 @@ class Merger:
                     merge_tensor(recipe["merge_method"], *self._job(recipe, name, seed), place)
                 else:
                     views[name][:] = _rounded(self._on_gpu(recipe, name, seed), kinds[name])
-                advance(name)
 
-            self._each(names, one)
+            self._each(names, one, advance)
         common = {entry.dtype for entry in entries if entry.dtype in KINDS}
         copy_small_files(self.weights[self.base].folder, target, common.pop() if len(common) == 1 else None)
         values = sum(self.weights[self.base][name].data.size for name in names)
@@ -195,19 +194,22 @@ class Merger:
                 raise UserError(f"'{model}' and '{self.base}' differ in '{name}', which holds no weights to merge")
         return first.data
 
-    def _each(self, names: Iterable[str], work: Callable[[str], None]) -> None:
+    def _each(
+        self, names: Iterable[str], work: Callable[[str], None], advance: Callable[[str], None] = lambda name: None
+    ) -> None:
         """Do the work for every tensor, the largest first, so that no thread is left with a large one at the end."""
         order = sorted(names, key=lambda name: (-self.weights[self.base][name].nbytes, name))
         if self.threads == 1 or self.device != "cpu":
             for name in order:
                 work(name)
+                advance(name)
             return
         from concurrent.futures import ThreadPoolExecutor
 
         with ThreadPoolExecutor(self.threads) as pool:
             try:
-                for _ in pool.map(work, order):
-                    pass
+                for name, _ in zip(order, pool.map(work, order), strict=True):
+                    advance(name)
             finally:
                 pool.shutdown(cancel_futures=True)
 

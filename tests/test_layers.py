@@ -106,7 +106,7 @@ def test_tests_are_flat() -> None:
 
 @pytest.mark.parametrize("folder", (FLOOR, *STAGES))
 def test_heavy_libraries_wait_until_they_are_used(folder: str) -> None:
-    """Importing a module executes no heavy import; only the floor modules about models and the arithmetic of merging may."""
+    """Importing a module executes no heavy import; only modules about models and the arithmetic of merging may."""
     wrong = [
         f"{path.relative_to(ROOT)}:{line} imports {name}"
         for path in modules(folder)
