@@ -73,6 +73,21 @@ class Inputs:
         """(base address, base kind, address, kind, size) of one expert's change."""
         return (self.base_address, self.base_kind, int(self.addresses[expert]), int(self.kinds[expert]), self.size)
 
+    def note(self, expert: int, bad: int) -> None:
+        """Take down what a pass over one expert's change found not finite; see kernels._load_change."""
+        self.flaws[expert] += bad & 1
+        self.flaws[-1] += bad >> 1
+        self.require_finite()
+
+    def require_finite(self) -> None:
+        """UserError where a pass has met a number that is not finite, with the model's name."""
+        for name, flaws in zip([*self.names, self.base_name], self.flaws, strict=True):
+            if flaws:
+                folder = (self.experts.get(name) or self.base).file.parent
+                raise UserError(
+                    f"'{name}': the weights '{self.base.name}' are not all finite ({folder}); make that model again"
+                )
+
 
 def merge_tensor(method: str, numbers: Numbers, inputs: Inputs, place: Place) -> None:
     """Merge one tensor into its place.
@@ -83,12 +98,7 @@ def merge_tensor(method: str, numbers: Numbers, inputs: Inputs, place: Place) ->
     if inputs.size == 0:
         return
     bad = METHODS[method](numbers, inputs, place)
-    for name, flaws in zip([*inputs.names, inputs.base_name], inputs.flaws, strict=True):
-        if flaws:
-            folder = (inputs.experts.get(name) or inputs.base).file.parent
-            raise UserError(
-                f"'{name}': the weights '{inputs.base.name}' are not all finite ({folder}); make that model again"
-            )
+    inputs.require_finite()
     if bad:
         raise UserError(
             f"the merged weights '{inputs.base.name}' are not all finite; use smaller weights or out_dtype float32"
@@ -137,6 +147,7 @@ def _gram(inputs: Inputs) -> np.ndarray[Any, np.dtype[np.float64]]:
 
     products = np.zeros((len(inputs.names), len(inputs.names)))
     gram(inputs.base_address, inputs.base_kind, inputs.addresses, inputs.kinds, inputs.size, products, inputs.flaws)
+    inputs.require_finite()
     return products
 
 
@@ -158,11 +169,14 @@ def _slerp(numbers: Numbers, inputs: Inputs, place: Place) -> int:
 
     (expert,) = inputs.names
     products = np.zeros((2, 2))
-    addresses = np.array([inputs.base_address, inputs.addresses[0]], np.int64)
-    kinds = np.array([inputs.base_kind, inputs.kinds[0]], np.int64)
-    gram(0, 0, addresses, kinds, inputs.size, products, np.zeros(3, np.int64))
+    addresses = np.array([inputs.addresses[0], inputs.base_address], np.int64)
+    kinds = np.array([inputs.kinds[0], inputs.base_kind], np.int64)
+    flaws = np.zeros(3, np.int64)
+    gram(0, 0, addresses, kinds, inputs.size, products, flaws)
+    inputs.flaws += flaws[:2]
+    inputs.require_finite()
     base, other = slerp_shares(
-        float(numbers.shared["t"]), math.sqrt(products[0, 0]), math.sqrt(products[1, 1]), products[0, 1]
+        float(numbers.shared["t"]), math.sqrt(products[1, 1]), math.sqrt(products[0, 0]), products[0, 1]
     )
     return _plain(inputs, place, {inputs.base_name: base, expert: other})
 
@@ -282,7 +296,7 @@ def _search_cut(inputs: Inputs, expert: int, memo: Memo, ranks: tuple[int, int])
         return (DROP, 0, 0, 0, 0)
     if memo.bins is None:
         counts = np.zeros(BINS, np.int64)
-        inputs.flaws[expert] += histogram(*inputs.source(expert), counts)
+        inputs.note(expert, histogram(*inputs.source(expert), counts))
         filled = np.flatnonzero(counts)
         memo.bins = np.stack([filled, np.cumsum(counts[filled])])
     bins, upto = memo.bins
@@ -322,7 +336,7 @@ def _rescale(inputs: Inputs, expert: int, cut: Cut, key: int) -> float:
     if cut[0] == KEEP:
         return 1.0
     sums = np.zeros(3)
-    inputs.flaws[expert] += norms(*inputs.source(expert), np.array(cut, np.int64), key, sums)
+    inputs.note(expert, norms(*inputs.source(expert), np.array(cut, np.int64), key, sums))
     return 1.0 if sums[0] < 1e-7 or sums[1] < 1e-7 else float(sums[0] / sums[1])
 
 

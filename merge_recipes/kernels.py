@@ -126,10 +126,13 @@ def _store(address: int, kind: int, start: int, count: int, bits: Any) -> int:
 def _load_change(
     base: int, base_kind: int, address: int, kind: int, start: int, count: int, below: Any, bits: Any
 ) -> int:
-    """Read an expert's change, expert - base, as the bits of float32. Without a base (0): the expert itself."""
+    """Read an expert's change, expert - base, as the bits of float32. Without a base (0): the expert itself.
+
+    Returns what is not finite: 1 in the expert, 2 in the base, 3 in both.
+    """
     bad = _load(address, kind, start, count, bits)
     if base != 0:
-        bad += _load(base, base_kind, start, count, below)
+        bad |= 2 * _load(base, base_kind, start, count, below)
         values, origin = bits.view(np.float32), below.view(np.float32)
         for i in range(count):
             values[i] = values[i] - origin[i]
@@ -140,7 +143,8 @@ def _load_change(
 def gram(base: int, base_kind: int, addresses: Any, kinds: Any, size: int, products: Any, flaws: Any) -> None:
     """Every pairwise scalar product of the experts' changes (without a base: of the experts), summed in float64.
 
-    `products` (experts x experts, float64) is filled; `flaws[j]` counts what is not finite in expert j.
+    `products` (experts x experts, float64) is filled. `flaws[j]` counts the blocks of expert j in which a number is not
+    finite, the last place of `flaws` those of the base.
     """
     experts = len(addresses)
     blocks = np.empty((experts, BLOCK), np.uint32)
@@ -149,7 +153,9 @@ def gram(base: int, base_kind: int, addresses: Any, kinds: Any, size: int, produ
     for start in range(0, size, BLOCK):
         count = min(BLOCK, size - start)
         for j in range(experts):
-            flaws[j] += _load_change(base, base_kind, addresses[j], kinds[j], start, count, below, blocks[j])
+            bad = _load_change(base, base_kind, addresses[j], kinds[j], start, count, below, blocks[j])
+            flaws[j] += bad & 1
+            flaws[experts] += bad >> 1
         for j in range(experts):
             left = blocks[j].view(np.float32)
             for k in range(j, experts):
@@ -180,7 +186,7 @@ def combine(
     """base + scale * (sum of weights * changes) / divisor; without a base the sum runs over the experts themselves.
 
     Weights, divisor and scale are rounded to float32 first, in which everything is computed; a divisor or scale of
-    one costs nothing. Returns how many results are not finite; `flaws` as in `gram`.
+    one costs nothing. Returns in how many blocks a result is not finite; `flaws` as in `gram`.
     """
     experts = len(addresses)
     bits = np.empty(BLOCK, np.uint32)
@@ -219,7 +225,10 @@ def combine(
 
 @_jit
 def histogram(base: int, base_kind: int, address: int, kind: int, size: int, counts: Any) -> int:
-    """Count the changes by the upper half of their magnitude's bits into `counts` (BINS, int64)."""
+    """Count the changes by the upper half of their magnitude's bits into `counts` (BINS, int64).
+
+    Returns what is not finite, as `_load_change` does.
+    """
     bits = np.empty(BLOCK, np.uint32)
     below = np.empty(BLOCK, np.uint32)
     # Two tables by turns: equal magnitudes that follow one another would wait for each other's sum.
@@ -229,7 +238,7 @@ def histogram(base: int, base_kind: int, address: int, kind: int, size: int, cou
     pending = 0
     for start in range(0, size, BLOCK):
         count = min(BLOCK, size - start)
-        bad += _load_change(base, base_kind, address, kind, start, count, below, bits)
+        bad |= _load_change(base, base_kind, address, kind, start, count, below, bits)
         for i in range(count):
             bits[i] = np.uint32((bits[i] & np.uint32(ALL)) >> np.uint32(16))
         for i in range(0, count - 1, 2):
@@ -352,14 +361,17 @@ def _mask(bits: Any, start: int, count: int, cut: Any, key: int) -> None:
 
 @_jit_sums
 def norms(base: int, base_kind: int, address: int, kind: int, size: int, cut: Any, key: int, sums: Any) -> int:
-    """The sum of absolute changes before and after a cut into `sums`, and how many are kept; float64."""
+    """The sum of absolute changes before and after a cut into `sums`, and how many are kept; float64.
+
+    Returns what is not finite, as `_load_change` does.
+    """
     bits = np.empty(BLOCK, np.uint32)
     below = np.empty(BLOCK, np.uint32)
     values = bits.view(np.float32)
     bad = 0
     for start in range(0, size, BLOCK):
         count = min(BLOCK, size - start)
-        bad += _load_change(base, base_kind, address, kind, start, count, below, bits)
+        bad |= _load_change(base, base_kind, address, kind, start, count, below, bits)
         total = 0.0
         for i in range(count):
             total += np.float64(abs(values[i]))
