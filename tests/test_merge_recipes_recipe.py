@@ -198,6 +198,7 @@ def source(model: str = "base", first: int = 0, end: int = 1) -> dict[str, Any]:
         (stacked({"source": []}), "unknown key 'slices.0.source'; did you mean 'sources'?"),
         (stacked({**source(), "residual_weight": 0.5}), "'slices.0.residual_weight'; mergekit never reads it"),
         (stacked({"sources": [{"model": "base"}]}), "'slices.0.sources.0.layer_range' must be [FIRST, END]"),
+        (stacked(source(first=False, end=True)), "got [False, True]"),
         (
             stacked(source(first=2, end=2)),
             "must be [FIRST, END], the layers from FIRST up to but without END; got [2, 2]",
