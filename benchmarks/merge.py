@@ -156,16 +156,21 @@ def command_of(bench: Bench, engine: str, method: str, recipe: Mapping[str, Any]
         path = bench.folder / "recipes" / f"{method}-mergekit.yml"
         path.parent.mkdir(exist_ok=True)
         path.write_text(yaml.safe_dump(resolve(recipe, bench.models, None), sort_keys=False))
-        command = [
-            str(Path(sys.executable).parent / "mergekit-yaml"), str(path), str(place), "--num-threads",
-            str(bench.threads), "--lazy-unpickle", "--quiet", "--random-seed", "0", "--no-write-model-card",
-        ]  # fmt: skip
+        command = mergekit_command(path, place, bench.threads)
 
     def run() -> Spent:
         shutil.rmtree(place, ignore_errors=True)
         return run_checked(bench, command)
 
     return run
+
+
+def mergekit_command(recipe: Path, place: Path, threads: int) -> list[str]:
+    """mergekit's own command, without what a search or a benchmark would not want."""
+    return [
+        str(Path(sys.executable).parent / "mergekit-yaml"), str(recipe), str(place), "--num-threads", str(threads),
+        "--lazy-unpickle", "--quiet", "--random-seed", "0", "--no-write-model-card",
+    ]  # fmt: skip
 
 
 def run_checked(bench: Bench, command: Sequence[str]) -> Spent:
