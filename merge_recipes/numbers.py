@@ -133,18 +133,17 @@ def _evaluate(kind: Kind, setting: Any, tensor_name: str, place: float) -> Value
         setting = [setting]
     if not isinstance(setting, list):
         return kind.read(setting)
-    if any(isinstance(item, dict) for item in setting):
+    if not setting:
+        return None
+    if isinstance(setting[0], dict):  # strict.py has seen to it that all are, and that every scalar is one
         for item in setting:
             part = item.get("filter")
             if part is None or part == "*" or part in tensor_name:
                 return _evaluate(kind, item["value"], tensor_name, place)
         return None
-    if not setting:
-        return None
-    values = [kind.read(item) for item in setting]
-    if kind.type is bool:
-        return values[int(place * (len(values) - 1))]
-    at = place * (len(values) - 1)
+    at = place * (len(setting) - 1)
     below = int(at)
-    above = min(below + 1, len(values) - 1)
-    return kind.read((1 - (at - below)) * values[below] + (at - below) * values[above])
+    if kind.type is bool:
+        return kind.read(setting[below])
+    first, second = kind.read(setting[below]), kind.read(setting[min(below + 1, len(setting) - 1)])
+    return kind.read((1 - (at - below)) * first + (at - below) * second)
