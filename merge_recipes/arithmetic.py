@@ -20,11 +20,13 @@ from typing import Any
 import numpy as np
 
 from medsmith.errors import UserError
+from merge_recipes.layout import ALL, BFLOAT16, BINS, FLOAT16, FLOAT32
+from merge_recipes.native import loops
 from merge_recipes.numbers import Numbers
 from merge_recipes.weights import Tensor
 
-KINDS = {"F32": 0, "BF16": 1, "F16": 2}
-"""Stored types that the loops read and write, by the numbers that kernels.py gives them."""
+KINDS = {"F32": FLOAT32, "BF16": BFLOAT16, "F16": FLOAT16}
+"""Stored types that the loops read and write."""
 
 KEEP, CUT, DRAW, DROP = 0, 1, 2, 3
 """The modes of a cut; see kernels.sparse."""
@@ -106,7 +108,6 @@ def merge_tensor(method: str, numbers: Numbers, inputs: Inputs, place: Place) ->
 
 
 def _linear(numbers: Numbers, inputs: Inputs, place: Place) -> int:
-    from merge_recipes.kernels import combine
 
     order = sorted([*inputs.names, inputs.base_name])
     given = [name for name in order if name in numbers.own]
@@ -116,23 +117,22 @@ def _linear(numbers: Numbers, inputs: Inputs, place: Place) -> int:
     kinds = np.array([KINDS[tensors[name].dtype] for name in given], np.int64)
     divisor = float(weights.sum()) if numbers.shared["normalize"] else 1.0
     flaws = np.zeros(len(given) + 1, np.int64)
-    bad = combine(0, 0, addresses, kinds, weights, divisor, 1.0, inputs.size, place.address, place.kind, flaws)
+    bad = loops().combine(
+        0, 0, len(given), addresses, kinds, weights, divisor, 1.0, inputs.size, place.address, place.kind, flaws,
+        experts=len(given),
+    )  # fmt: skip
     columns = [*inputs.names, inputs.base_name]
     for name, count in zip(given, flaws, strict=False):
         inputs.flaws[columns.index(name)] += count
-    return int(bad)
+    return bad
 
 
 def _combine(inputs: Inputs, place: Place, weights: Sequence[float], divisor: float = 1.0, scale: float = 1.0) -> int:
     """base + scale * (weights * changes) / divisor."""
-    from merge_recipes.kernels import combine
-
-    values = np.array(weights, np.float64)
-    return int(
-        combine(
-            inputs.base_address, inputs.base_kind, inputs.addresses, inputs.kinds, values, divisor, scale,
-            inputs.size, place.address, place.kind, inputs.flaws,
-        )
+    return loops().combine(
+        inputs.base_address, inputs.base_kind, len(inputs.names), inputs.addresses, inputs.kinds,
+        np.array(weights, np.float64), divisor, scale, inputs.size, place.address, place.kind, inputs.flaws,
+        experts=len(inputs.names),
     )  # fmt: skip
 
 
@@ -143,10 +143,11 @@ def _plain(inputs: Inputs, place: Place, weights: Mapping[str, float]) -> int:
 
 def _gram(inputs: Inputs) -> np.ndarray[Any, np.dtype[np.float64]]:
     """The scalar products of the experts' changes."""
-    from merge_recipes.kernels import gram
-
     products = np.zeros((len(inputs.names), len(inputs.names)))
-    gram(inputs.base_address, inputs.base_kind, inputs.addresses, inputs.kinds, inputs.size, products, inputs.flaws)
+    loops().gram(
+        inputs.base_address, inputs.base_kind, len(inputs.names), inputs.addresses, inputs.kinds, inputs.size,
+        products, inputs.flaws, experts=len(inputs.names),
+    )  # fmt: skip
     inputs.require_finite()
     return products
 
@@ -165,14 +166,13 @@ def slerp_shares(t: float, base_norm: float, expert_norm: float, product: float)
 
 
 def _slerp(numbers: Numbers, inputs: Inputs, place: Place) -> int:
-    from merge_recipes.kernels import gram
 
     (expert,) = inputs.names
     products = np.zeros((2, 2))
     addresses = np.array([inputs.addresses[0], inputs.base_address], np.int64)
     kinds = np.array([inputs.kinds[0], inputs.base_kind], np.int64)
     flaws = np.zeros(3, np.int64)
-    gram(0, 0, addresses, kinds, inputs.size, products, flaws)
+    loops().gram(0, 0, 2, addresses, kinds, inputs.size, products, flaws, experts=2)
     inputs.flaws += flaws[:2]
     inputs.require_finite()
     base, other = slerp_shares(
@@ -289,14 +289,13 @@ def _find_cut(inputs: Inputs, expert: int, method: str, density: float, gamma: f
 
 
 def _search_cut(inputs: Inputs, expert: int, memo: Memo, ranks: tuple[int, int]) -> Cut:
-    from merge_recipes.kernels import ALL, BINS, histogram, locate, refine
 
     first, last = ranks
     if first >= last:
         return (DROP, 0, 0, 0, 0)
     if memo.bins is None:
         counts = np.zeros(BINS, np.int64)
-        inputs.note(expert, histogram(*inputs.source(expert), counts))
+        inputs.note(expert, loops().histogram(*inputs.source(expert), counts))
         filled = np.flatnonzero(counts)
         memo.bins = np.stack([filled, np.cumsum(counts[filled])])
     bins, upto = memo.bins
@@ -305,7 +304,7 @@ def _search_cut(inputs: Inputs, expert: int, memo: Memo, ranks: tuple[int, int])
     low_bin = int(bins[np.searchsorted(upto, low_rank, side="right")]) if first > 0 else -1
     high_bin = int(bins[np.searchsorted(upto, high_rank, side="right")]) if last < inputs.size else -1
     fine = np.zeros((2, 65536), np.int64)
-    refine(*inputs.source(expert), low_bin, high_bin, fine[0], fine[1])
+    loops().refine(*inputs.source(expert), low_bin, high_bin, fine[0], fine[1])
 
     def magnitude_at(rank: int, bin_number: int, counts: np.ndarray[Any, Any]) -> tuple[int, int, int]:
         """(the magnitude's bits, how many are smaller, how many are just as large) of a rank."""
@@ -321,22 +320,20 @@ def _search_cut(inputs: Inputs, expert: int, memo: Memo, ranks: tuple[int, int])
         low, smaller, equal = magnitude_at(low_rank, low_bin, fine[0])
         # Of the equal ones, as many as are wanted are kept, the first in the tensor.
         kept = min(smaller + equal, last) - first
-        low_place = locate(*inputs.source(expert), low, kept)
+        low_place = loops().locate(*inputs.source(expert), low, kept)
     if last < inputs.size:
         high, smaller, _ = magnitude_at(high_rank, high_bin, fine[0] if high_bin == low_bin else fine[1])
         kept = last - max(smaller, first)
-        high_place = low_place if first > 0 and high == low else locate(*inputs.source(expert), high, kept)
+        high_place = low_place if first > 0 and high == low else loops().locate(*inputs.source(expert), high, kept)
     return (CUT, low, low_place, high, high_place)
 
 
 def _rescale(inputs: Inputs, expert: int, cut: Cut, key: int) -> float:
     """What brings the sum of magnitudes back to what it was before the cut (mergekit's l1 rescaling)."""
-    from merge_recipes.kernels import norms
-
     if cut[0] == KEEP:
         return 1.0
     sums = np.zeros(3)
-    inputs.note(expert, norms(*inputs.source(expert), np.array(cut, np.int64), key, sums))
+    inputs.note(expert, loops().norms(*inputs.source(expert), np.array(cut, np.int64), key, sums))
     return 1.0 if sums[0] < 1e-7 or sums[1] < 1e-7 else float(sums[0] / sums[1])
 
 
@@ -366,7 +363,6 @@ def _sparse(method: str) -> Callable[[Numbers, Inputs, Place], int]:
     elect = method in {"ties", "dare_ties", "breadcrumbs_ties"}
 
     def run(numbers: Numbers, inputs: Inputs, place: Place) -> int:
-        from merge_recipes.kernels import sparse
 
         weights = [float(numbers.own[name]["weight"]) for name in inputs.names]
         normalize, scale = bool(numbers.shared["normalize"]), float(numbers.shared["lambda"])
@@ -379,12 +375,10 @@ def _sparse(method: str) -> Callable[[Numbers, Inputs, Place], int]:
             _rescale(inputs, expert, cut, key) if rescale else 1.0
             for expert, (cut, key) in enumerate(zip(cuts, keys, strict=True))
         ]
-        return int(
-            sparse(
-                inputs.base_address, inputs.base_kind, inputs.addresses, inputs.kinds, np.array(weights),
-                np.array(scales), np.array(cuts, np.int64), np.array(keys, np.int64), elect, normalize, scale,
-                inputs.size, place.address, place.kind, inputs.flaws,
-            )
+        return loops().sparse(
+            inputs.base_address, inputs.base_kind, len(inputs.names), inputs.addresses, inputs.kinds,
+            np.array(weights), np.array(scales), np.array(cuts, np.int64), np.array(keys, np.int64), int(elect),
+            int(normalize), scale, inputs.size, place.address, place.kind, inputs.flaws, experts=len(inputs.names),
         )  # fmt: skip
 
     return run

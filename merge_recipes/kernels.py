@@ -1,11 +1,12 @@
 """The arithmetic of merging in fused native loops: read half precision, compute in float32, write half precision.
 
-Every function works on one tensor that lies flat at an address (a memory map of a file, or a model's parameter), block
-by block, so that nothing of a tensor's size is ever allocated, and releases the interpreter's lock, so that tensors
-are merged on several threads. Kinds of storage: 0 float32, 1 bfloat16, 2 float16. Magnitudes are compared as the bits
-of a float32 without its sign, which order like the numbers.
+Source of what native.py compiles and calls: this module is imported only where that has not been done yet. Every
+function works on one tensor that lies flat at an address (a memory map of a file, or a model's parameter), block by
+block in memory that the caller lends (`scratch`), so that nothing is allocated and nothing of a tensor's size is ever
+held. Arguments are whole numbers, addresses among them, and floats, so that the compiled code needs no interpreter.
 
-Compiled once on a machine (some ten seconds), then kept beside this file or below NUMBA_CACHE_DIR.
+Kinds of storage: 0 float32, 1 bfloat16, 2 float16. Magnitudes are compared as the bits of a float32 without its sign,
+which order like the numbers.
 """
 
 from __future__ import annotations
@@ -16,42 +17,36 @@ import numpy as np
 from numba import carray, njit, types
 from numba.extending import intrinsic
 
-FLOAT32, BFLOAT16, FLOAT16 = 0, 1, 2
-BLOCK = 2048
-"""Elements at a time: five experts' changes of a block stay in the second-level cache."""
+from merge_recipes.layout import ALL, BFLOAT16, BINS, BLOCK, EXPONENT, FLOAT32
 
-BINS = 32768
-"""One for each exponent and the first seven bits of the mantissa: the upper half of a magnitude's bits."""
-
-ALL = 0x7FFFFFFF
-"""A magnitude's bits that no finite number has: a cut there keeps everything below."""
-
-EXPONENT = 0x7F800000
-"""The exponent's bits of a float32: all set where a number is not finite."""
-
-_jit = njit(cache=True, nogil=True, error_model="numpy")
+_jit = njit(nogil=True, error_model="numpy")
 # Reassociation lets sums be vectorised; they are kept in float64, where the order of terms is beyond float32.
-_jit_sums = njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "nsz", "contract"})
+_jit_sums = njit(nogil=True, error_model="numpy", fastmath={"reassoc", "nsz", "contract"})
 
 
-@intrinsic
-def _as_u16(typingctx: Any, address: Any) -> Any:
-    """The address as a pointer to 16-bit words."""
+def _pointer_to(kind: Any) -> Any:
+    """A function of compiled code that takes an address for a pointer to such numbers."""
 
-    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
+    @intrinsic
+    def cast(typingctx: Any, address: Any) -> Any:
+        def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
 
-    return types.CPointer(types.uint16)(types.int64), code
+        return types.CPointer(kind)(types.int64), code
+
+    return cast
 
 
-@intrinsic
-def _as_u32(typingctx: Any, address: Any) -> Any:
-    """The address as a pointer to 32-bit words."""
+_as_u16 = _pointer_to(types.uint16)
+_as_u32 = _pointer_to(types.uint32)
+_as_i64 = _pointer_to(types.int64)
+_as_f64 = _pointer_to(types.float64)
 
-    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
 
-    return types.CPointer(types.uint32)(types.int64), code
+@_jit
+def _block(scratch: int, number: int) -> Any:
+    """The lent memory's block of that number, as 32-bit words."""
+    return carray(_as_u32(scratch + 4 * BLOCK * number), BLOCK)
 
 
 @_jit
@@ -140,58 +135,72 @@ def _load_change(
 
 
 @_jit_sums
-def gram(base: int, base_kind: int, addresses: Any, kinds: Any, size: int, products: Any, flaws: Any) -> None:
+def gram(
+    base: int,
+    base_kind: int,
+    experts: int,
+    at: int,
+    kinds_at: int,
+    size: int,
+    products_at: int,
+    flaws_at: int,
+    scratch: int,
+) -> int:
     """Every pairwise scalar product of the experts' changes (without a base: of the experts), summed in float64.
 
     `products` (experts x experts, float64) is filled. `flaws[j]` counts the blocks of expert j in which a number is not
     finite, the last place of `flaws` those of the base.
     """
-    experts = len(addresses)
-    blocks = np.empty((experts, BLOCK), np.uint32)
-    below = np.empty(BLOCK, np.uint32)
-    products[:, :] = 0.0
+    addresses, kinds = carray(_as_i64(at), experts), carray(_as_i64(kinds_at), experts)
+    products, flaws = carray(_as_f64(products_at), experts * experts), carray(_as_i64(flaws_at), experts + 1)
+    below = _block(scratch, experts)
+    for j in range(experts * experts):
+        products[j] = 0.0
     for start in range(0, size, BLOCK):
         count = min(BLOCK, size - start)
         for j in range(experts):
-            bad = _load_change(base, base_kind, addresses[j], kinds[j], start, count, below, blocks[j])
+            bits = _block(scratch, j)
+            bad = _load_change(base, base_kind, addresses[j], kinds[j], start, count, below, bits)
             flaws[j] += bad & 1
             flaws[experts] += bad >> 1
         for j in range(experts):
-            left = blocks[j].view(np.float32)
+            left = _block(scratch, j).view(np.float32)
             for k in range(j, experts):
-                right = blocks[k].view(np.float32)
+                right = _block(scratch, k).view(np.float32)
                 total = 0.0
                 for i in range(count):
                     total += np.float64(left[i]) * np.float64(right[i])
-                products[j, k] += total
+                products[j * experts + k] += total
     for j in range(experts):
         for k in range(j):
-            products[j, k] = products[k, j]
+            products[j * experts + k] = products[k * experts + j]
+    return 0
 
 
 @_jit
 def combine(
     base: int,
     base_kind: int,
-    addresses: Any,
-    kinds: Any,
-    weights: Any,
+    experts: int,
+    at: int,
+    kinds_at: int,
+    weights_at: int,
     divisor: float,
     scale: float,
     size: int,
     out: int,
     out_kind: int,
-    flaws: Any,
+    flaws_at: int,
+    scratch: int,
 ) -> int:
     """base + scale * (sum of weights * changes) / divisor; without a base the sum runs over the experts themselves.
 
     Weights, divisor and scale are rounded to float32 first, in which everything is computed; a divisor or scale of
     one costs nothing. Returns in how many blocks a result is not finite; `flaws` as in `gram`.
     """
-    experts = len(addresses)
-    bits = np.empty(BLOCK, np.uint32)
-    below = np.empty(BLOCK, np.uint32)
-    total_bits = np.empty(BLOCK, np.uint32)
+    addresses, kinds = carray(_as_i64(at), experts), carray(_as_i64(kinds_at), experts)
+    weights, flaws = carray(_as_f64(weights_at), experts), carray(_as_i64(flaws_at), experts + 1)
+    bits, below, total_bits = _block(scratch, 0), _block(scratch, 1), _block(scratch, 2)
     values, origin, total = bits.view(np.float32), below.view(np.float32), total_bits.view(np.float32)
     bad = 0
     for start in range(0, size, BLOCK):
@@ -224,16 +233,19 @@ def combine(
 
 
 @_jit
-def histogram(base: int, base_kind: int, address: int, kind: int, size: int, counts: Any) -> int:
+def histogram(base: int, base_kind: int, address: int, kind: int, size: int, counts_at: int, scratch: int) -> int:
     """Count the changes by the upper half of their magnitude's bits into `counts` (BINS, int64).
 
     Returns what is not finite, as `_load_change` does.
     """
-    bits = np.empty(BLOCK, np.uint32)
-    below = np.empty(BLOCK, np.uint32)
+    counts = carray(_as_i64(counts_at), BINS)
+    bits, below = _block(scratch, 0), _block(scratch, 1)
     # Two tables by turns: equal magnitudes that follow one another would wait for each other's sum.
-    even = np.zeros(BINS, np.uint32)
-    odd = np.zeros(BINS, np.uint32)
+    even = carray(_as_u32(scratch + 8 * BLOCK), BINS)
+    odd = carray(_as_u32(scratch + 8 * BLOCK + 4 * BINS), BINS)
+    for k in range(BINS):
+        even[k] = 0
+        odd[k] = 0
     bad = 0
     pending = 0
     for start in range(0, size, BLOCK):
@@ -267,12 +279,13 @@ def refine(
     size: int,
     low: int,
     high: int,
-    low_counts: Any,
-    high_counts: Any,
-) -> None:
+    low_at: int,
+    high_at: int,
+    scratch: int,
+) -> int:
     """Within the bins `low` and `high` of the histogram, count by the lower half of the bits (65,536 counts each)."""
-    bits = np.empty(BLOCK, np.uint32)
-    below = np.empty(BLOCK, np.uint32)
+    low_counts, high_counts = carray(_as_i64(low_at), 65536), carray(_as_i64(high_at), 65536)
+    bits, below = _block(scratch, 0), _block(scratch, 1)
     for start in range(0, size, BLOCK):
         count = min(BLOCK, size - start)
         _load_change(base, base_kind, address, kind, start, count, below, bits)
@@ -288,15 +301,17 @@ def refine(
                 low_counts[below[i] & np.uint32(0xFFFF)] += 1
             else:
                 high_counts[below[i] & np.uint32(0xFFFF)] += 1
+    return 0
 
 
 @_jit
-def locate(base: int, base_kind: int, address: int, kind: int, size: int, magnitude: int, wanted: int) -> int:
+def locate(
+    base: int, base_kind: int, address: int, kind: int, size: int, magnitude: int, wanted: int, scratch: int
+) -> int:
     """The place behind the `wanted`-th change of just this magnitude: those before it are kept, those from it not."""
     if wanted <= 0:
         return 0
-    bits = np.empty(BLOCK, np.uint32)
-    below = np.empty(BLOCK, np.uint32)
+    bits, below = _block(scratch, 0), _block(scratch, 1)
     seen = 0
     for start in range(0, size, BLOCK):
         count = min(BLOCK, size - start)
@@ -360,13 +375,15 @@ def _mask(bits: Any, start: int, count: int, cut: Any, key: int) -> None:
 
 
 @_jit_sums
-def norms(base: int, base_kind: int, address: int, kind: int, size: int, cut: Any, key: int, sums: Any) -> int:
+def norms(
+    base: int, base_kind: int, address: int, kind: int, size: int, cut_at: int, key: int, sums_at: int, scratch: int
+) -> int:
     """The sum of absolute changes before and after a cut into `sums`, and how many are kept; float64.
 
     Returns what is not finite, as `_load_change` does.
     """
-    bits = np.empty(BLOCK, np.uint32)
-    below = np.empty(BLOCK, np.uint32)
+    cut, sums = carray(_as_i64(cut_at), 5), carray(_as_f64(sums_at), 3)
+    bits, below = _block(scratch, 0), _block(scratch, 1)
     values = bits.view(np.float32)
     bad = 0
     for start in range(0, size, BLOCK):
@@ -391,19 +408,21 @@ def norms(base: int, base_kind: int, address: int, kind: int, size: int, cut: An
 def sparse(
     base: int,
     base_kind: int,
-    addresses: Any,
-    kinds: Any,
-    weights: Any,
-    scales: Any,
-    cuts: Any,
-    keys: Any,
-    elect: bool,
-    normalize: bool,
+    experts: int,
+    at: int,
+    kinds_at: int,
+    weights_at: int,
+    scales_at: int,
+    cuts_at: int,
+    keys_at: int,
+    elect: int,
+    normalize: int,
     scale: float,
     size: int,
     out: int,
     out_kind: int,
-    flaws: Any,
+    flaws_at: int,
+    scratch: int,
 ) -> int:
     """base + scale * (sum of weights * scales * what the cuts leave of the changes), by elected signs where asked.
 
@@ -412,15 +431,13 @@ def sparse(
     number is at most [1]; 3 keeps nothing. `elect`: only terms with the sign of their sum (a sum of zero is
     positive) count. `normalize`: divide by the sum of the weights, of the terms that count where signs are elected.
     """
-    experts = len(addresses)
-    blocks = np.empty((experts, BLOCK), np.uint32)
-    below = np.empty(BLOCK, np.uint32)
-    origin = below.view(np.float32)
-    total_bits = np.empty(BLOCK, np.uint32)
-    total = total_bits.view(np.float32)
-    chosen_bits = np.empty(BLOCK, np.uint32)
-    chosen = chosen_bits.view(np.float32)
-    divisor = np.empty(BLOCK, np.float32)
+    addresses, kinds = carray(_as_i64(at), experts), carray(_as_i64(kinds_at), experts)
+    weights, scales = carray(_as_f64(weights_at), experts), carray(_as_f64(scales_at), experts)
+    cuts, keys = carray(_as_i64(cuts_at), 5 * experts), carray(_as_i64(keys_at), experts)
+    flaws = carray(_as_i64(flaws_at), experts + 1)
+    below, total_bits = _block(scratch, experts), _block(scratch, experts + 1)
+    chosen, divisor = _block(scratch, experts + 2).view(np.float32), _block(scratch, experts + 3).view(np.float32)
+    origin, total = below.view(np.float32), total_bits.view(np.float32)
     whole = 0.0
     for j in range(experts):
         whole += weights[j]
@@ -431,11 +448,12 @@ def sparse(
         count = min(BLOCK, size - start)
         flaws[experts] += _load(base, base_kind, start, count, below)
         for j in range(experts):
-            flaws[j] += _load(addresses[j], kinds[j], start, count, blocks[j])
-            values = blocks[j].view(np.float32)
+            bits = _block(scratch, j)
+            values = bits.view(np.float32)
+            flaws[j] += _load(addresses[j], kinds[j], start, count, bits)
             for i in range(count):
                 values[i] = values[i] - origin[i]
-            _mask(blocks[j], start, count, cuts[j], keys[j])
+            _mask(bits, start, count, cuts[5 * j : 5 * j + 5], keys[j])
             if scales[j] != 1.0:
                 for i in range(count):
                     values[i] = values[i] * np.float32(scales[j])
@@ -453,7 +471,7 @@ def sparse(
                 chosen[i] = np.float32(0.0)
                 divisor[i] = np.float32(0.0)
             for j in range(experts):
-                values = blocks[j].view(np.float32)
+                values = _block(scratch, j).view(np.float32)
                 weight = np.float32(weights[j])
                 for i in range(count):
                     value = values[i]
@@ -477,3 +495,7 @@ def sparse(
             total[i] = origin[i] + total[i]
         bad += _store(out, out_kind, start, count, total_bits)
     return bad
+
+
+LOOPS = (gram, combine, histogram, refine, locate, norms, sparse)
+"""What native.py compiles; the annotations of their arguments are their types: int of 64 bits, float of 64."""
