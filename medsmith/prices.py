@@ -7,8 +7,9 @@ from pathlib import Path
 
 from pydantic import Field
 
-from medsmith.config import Block, load, nearest, read_yaml
+from medsmith.config import Block, load, nearest
 from medsmith.errors import UserError
+from medsmith.yaml_files import read_yaml
 
 SHIPPED = Path(__file__).with_name("prices.yml")
 SNAPSHOT = re.compile(r"(?:-\d{4}-\d{2}-\d{2}|-\d{8}|-latest|@.*)$")

@@ -14,8 +14,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from medsmith.config import read_yaml
 from medsmith.errors import UserError
+from medsmith.yaml_files import read_yaml
 from merge_recipes import strict
 from merge_recipes.methods import METHODS
 from merge_recipes.numbers import conflict, numbers_for

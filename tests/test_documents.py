@@ -13,7 +13,7 @@ import pytest
 
 from medsmith.cli import VERBS
 from medsmith.command import find_command, list_commands
-from medsmith.config import read_yaml
+from medsmith.yaml_files import read_yaml
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md")

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from medsmith.config import load, read_yaml
+from medsmith.config import load
 from medsmith.errors import UserError
 from medsmith.llm import BudgetConfig, Price, TeacherConfig
 from medsmith.prices import SHIPPED, find_price
+from medsmith.yaml_files import read_yaml
 from tests.toy_teacher import Endpoint, ask, teacher
 
 REMOTE = "https://api.example.org/v1"

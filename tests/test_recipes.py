@@ -13,9 +13,10 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from medsmith.command import find_command, list_commands
-from medsmith.config import load, read_yaml
+from medsmith.config import load
 from medsmith.errors import UserError
 from medsmith.pipeline import Pipeline, load_pipeline
+from medsmith.yaml_files import read_yaml
 
 ROOT = Path(__file__).parent.parent
 MADE = {"out", "build", "dist"}
