@@ -19,8 +19,7 @@ from typing import Any
 
 from medsmith import __version__
 from medsmith.command import find_command, guard, list_commands, run_command
-from medsmith.config import nearest
-from medsmith.errors import UserError
+from medsmith.errors import UserError, nearest
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

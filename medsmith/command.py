@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from medsmith import run
-from medsmith.config import Config, load, nearest
+from medsmith.config import Config, load
 from medsmith.display import count_words
-from medsmith.errors import UserError
+from medsmith.errors import UserError, nearest
 from medsmith.explain import field_lines
 from medsmith.machine import die_with_parent, install_hint
 

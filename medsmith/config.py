@@ -11,15 +11,14 @@ A command's `Config` subclasses `Config`. Three kinds of field:
 
 from __future__ import annotations
 
-import difflib
 import types
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from medsmith.errors import UserError
+from medsmith.errors import UserError, nearest
 from medsmith.yaml_files import parse_value, read_yaml
 
 
@@ -90,13 +89,6 @@ def load(cls: type[C], recipe: Path | dict[str, Any] | None = None, overrides: S
         value = "[VALUE, …]" if first["type"] in ("list_type", "tuple_type") else "VALUE"
         said = first["msg"].removeprefix("Value error, ")
         raise UserError(f"{where}: '{key}': {said}{got}; set it in the recipe or as {key}={value}") from None
-
-
-def nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
-    """The second half of an error about an unknown name: the nearest known one, or all of them."""
-    names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    return f"did you mean '{prefix}{near[0]}'?" if near else f"known here: {', '.join(names) or 'none'}"
 
 
 def assign(values: dict[str, Any], override: str) -> dict[str, Any]:

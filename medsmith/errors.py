@@ -1,4 +1,9 @@
-"""The one error that a person can cause."""
+"""The one error that a person can cause, and what it says of a name that is not known."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
 
 
 class UserError(Exception):
@@ -6,3 +11,10 @@ class UserError(Exception):
 
     The message names the value that was met and the remedy. Everything else is a bug and shows all.
     """
+
+
+def nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
+    """The second half of an error about an unknown name: the nearest known one, or all of them."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return f"did you mean '{prefix}{near[0]}'?" if near else f"known here: {', '.join(names) or 'none'}"

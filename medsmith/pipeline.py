@@ -34,8 +34,8 @@ from typing import Any, Literal
 from pydantic import Field
 
 from medsmith.command import Command, find_command
-from medsmith.config import Block, Config, artefacts, assign, load, merge, nearest
-from medsmith.errors import UserError
+from medsmith.config import Block, Config, artefacts, assign, load, merge
+from medsmith.errors import UserError, nearest
 from medsmith.machine import cores
 from medsmith.yaml_files import parse_value, read_yaml
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from pydantic import Field
 
-from medsmith.config import Block, load, nearest
-from medsmith.errors import UserError
+from medsmith.config import Block, load
+from medsmith.errors import UserError, nearest
 from medsmith.yaml_files import read_yaml
 
 SHIPPED = Path(__file__).with_name("prices.yml")

@@ -9,8 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from medsmith.config import nearest
-from medsmith.errors import UserError
+from medsmith.errors import UserError, nearest
 from merge_recipes import methods
 from merge_recipes.methods import METHODS, Method, Parameter
 
