@@ -156,9 +156,16 @@ def _compile() -> dict[str, Any]:
         signature = int64(*(kinds[note] for note in arguments))
         loop.compile(signature.args)
         compiled = loop.overloads[signature.args]
+        symbol = compiled.fndesc.llvm_func_name
         module = llvm.parse_assembly(compiled.library.get_llvm_str())
+        # The function alone: what numba wraps around it for Python calls numba, which will not be there.
+        for function in module.functions:
+            if not function.is_declaration and function.name != symbol:
+                function.linkage = "internal"
+        passes = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=3))
+        passes.getModulePassManager().run(module, passes)
         code[loop.__name__] = {
-            "symbol": compiled.fndesc.llvm_func_name,
+            "symbol": symbol,
             "arguments": arguments,
             "object": base64.b64encode(machine.emit_object(module)).decode(),
         }
