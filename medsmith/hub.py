@@ -44,6 +44,12 @@ TAGS = {
 }
 
 
+ENGINES = {
+    "stream": "medsmith's streaming engine (in float32, rounded once; equal to mergekit within that rounding)",
+    "mergekit": "[mergekit](https://github.com/arcee-ai/mergekit)",
+}
+
+
 @dataclass(frozen=True)
 class Scored:
     """An evaluated model of the card's score table: `self`, or an ancestor by its command and name."""
@@ -115,6 +121,8 @@ def write_card(folder: Path, record: dict[str, Any], repo: str, licences: dict[s
         "scores": {"protocol": scored[0].result.get("protocol", ""), "table": _score_table(scored)} if scored else None,
         "lineage": lineage_table(record),
         "recipe": portable_recipe(folder),
+        "parents": parents_table(record),
+        "engine": ENGINES.get(record["facts"].get("engine", "mergekit"), ""),
         "command": command,
         "settings": _yaml(_without_none(record["identity"]["settings"])),
         "licences": _table(["source", "licence"], [list(source) for source in sources]),
@@ -143,6 +151,23 @@ def lineage_table(record: dict[str, Any]) -> str:
         made_from = ", ".join(map(str, parents)) or "–"
         rows.append([number, f"`{entry['command']}`", entry["name"], made_from, counts or "–", f"`{entry['key']}`"])
     return _table(["", "step", "name", "from", "rows", "key"], rows)
+
+
+def parents_table(record: dict[str, Any]) -> str:
+    """The models of a merge: the recipe's name, what each is, and its weights; empty where nothing was merged."""
+    parents = record["facts"].get("parents")
+    if not parents:
+        return ""
+    known = {entry["key"]: entry for entry in record["ancestry"]}
+    rows = []
+    for name, about in parents.items():
+        entry = known.get(record["parents"].get(f"models.{name}", ""), {"command": "hub", "name": name})
+        made = "a plain folder" if entry["command"] == "file" else f"`{entry['command']}` {entry['name']}"
+        if entry["command"] == "hub":
+            made = str(record["identity"]["settings"].get("models", {}).get(name) or name)
+        base = " (base)" if name == record["facts"].get("base") else ""
+        rows.append([f"{name}{base}", made, f"`{about['weights'][:16]}`"])
+    return _table(["in the recipe", "what it is", "weights (sha256)"], rows)
 
 
 def find_scores(folder: Path, record: dict[str, Any]) -> list[Scored]:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from medsmith import run
+from medsmith import publish, run
 from medsmith.errors import UserError
 from merge_recipes import build, parents
 
@@ -124,6 +124,19 @@ def test_merged_model_talks_and_tells_where_it_comes_from(experts: dict[str, Pat
     assert facts["parents"]["expert"]["weights"] == parents.weights_digest(experts["expert"])
     assert yaml.safe_load((folder / "recipe.yml").read_text())["parameters"] == {"t": 0.5}
     assert str(experts["expert"]) in (folder / "log" / "mergekit.yml").read_text()
+
+
+def test_card_shows_parents_recipe_and_engine(experts: dict[str, Path], tmp_path: Path) -> None:
+    """What went in is named with its weights, and who merged it; a model without a known licence is not published."""
+    from medsmith.hub import write_card
+
+    folder = merged(tmp_path / "m", RECIPES / "slerp.yml", experts, "base", "expert")
+    card = write_card(folder, run.require_finished(folder), "me/merged", {"all of it": "CC0-1.0"})
+    assert f"| base (base) | a plain folder | `{parents.weights_digest(experts['base'])[:16]}` |" in card
+    assert f"| expert | a plain folder | `{parents.weights_digest(experts['expert'])[:16]}` |" in card
+    assert "Merged by medsmith's streaming engine" in card and "merge_method: slerp" in card
+    with pytest.raises(UserError, match="names no licence"):
+        publish.run(folder, "me/merged", dry_run=True)
 
 
 def test_same_merge_elsewhere_has_the_same_digest(experts: dict[str, Path], tmp_path: Path) -> None:
