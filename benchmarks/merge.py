@@ -39,6 +39,10 @@ EXACT = {"dtype": "float32", "out_dtype": "bfloat16"}
 """How mergekit is asked to do what the streaming engine always does: compute in float32, round once."""
 
 
+class MergeFailed(Exception):
+    """A merge did not end well."""
+
+
 @dataclass(frozen=True)
 class Bench:
     """One set of models, and where its merges go."""
@@ -76,18 +80,21 @@ def main() -> None:
     for size in given.size:
         bench = open_bench(size, given.folder, given.threads)
         warm_up(bench, engines)
-        measured = []
+        measured, failures = [], []
         for method in given.methods:
-            found = measure(bench, method, engines, given.repeats)
-            if given.whole:
-                measure_whole(bench, found, engines, given.repeats)
-            if len(engines) == 2 and not given.no_compare:
-                look(bench, found)
-            measured.append(found)
+            try:
+                found = measure(bench, method, engines, given.repeats)
+                if given.whole:
+                    measure_whole(bench, found, engines, given.repeats)
+                if len(engines) == 2 and not given.no_compare:
+                    look(bench, found)
+                measured.append(found)
+            except MergeFailed as error:  # the others' figures are worth hours
+                failures.append(f"{method}: {error}")
         start = measure(open_bench("tiny", given.folder, given.threads), "linear", engines, given.repeats)
         threads = f"{given.threads} thread{'s' if given.threads > 1 else ''}"
         print("\n".join(report(size, Weights(bench.models["base"]), measured, start)), flush=True)
-        print(f"\n{machine()}; {threads}, {given.repeats} in pairs: median (range)", flush=True)
+        print(f"\n{machine()}; {threads}, {given.repeats} in pairs: median (range)", *failures, sep="\n", flush=True)
 
 
 def open_bench(size: str, folder: Path, threads: int) -> Bench:
@@ -178,7 +185,9 @@ def run_checked(bench: Bench, command: Sequence[str]) -> Spent:
     os.sync()
     log = bench.folder / "log.txt"
     spent = run_merge(command, log, bench.environment)
-    assert spent.code == 0, f"{' '.join(command)}\n{log.read_text(errors='replace')[-3000:]}"
+    if spent.code:
+        print(log.read_text(errors="replace")[-5000:], file=sys.stderr)
+        raise MergeFailed(f"`{' '.join(command[:4])} …` ended with {spent.code}")
     return spent
 
 

@@ -3,7 +3,7 @@
     python -m benchmarks.merge_models 0.1b 1b --folder /tmp/merge-benchmark
 
 They are made once and used again; the 1b set takes 12 GB. What matters to a merge is as fine-tuning leaves it: an
-expert's change is small beside the weight (0.3 to 2 % of its norm), heavy-tailed, partly shared with the other
+expert's change is small beside the weight (0.2 to 2 % of its norm), heavy-tailed, partly shared with the other
 experts, and rounded to bfloat16 with the weight, so that 35 to 71 % of the entries did not change at all
 and many changes are of equal size. The models answer nonsense. `nano` takes experts/nano as its base.
 """
@@ -31,7 +31,7 @@ ROOT = Path(__file__).parent.parent
 NANO = ROOT / "experts" / "nano"
 FOLDER = Path("/tmp/merge-benchmark")
 MARKER = "made.json"
-VERSION = 1
+VERSION = 2
 """Raised when what is made changes: older sets are then made again."""
 
 BASE = "base"
@@ -39,6 +39,10 @@ EXPERTS = {"pubmed": 3e-5, "clinical": 5e-5, "medwiki": 8e-5, "guidelines": 1.2e
 """The names of the shipped recipes, and how much each has changed: the scale of its changes, weights being of 0.02."""
 
 WEIGHT_SCALE = 0.02
+NORM_SCALE = 50.0
+"""How much more the weights of norms change, which are about 1: a tenth of their entries and more. In a tensor that no
+expert has changed mergekit's multislerp gives up."""
+
 SHARED = 0.5
 """How much of a change the experts have in common, before it is bent to heavy tails."""
 
@@ -130,6 +134,7 @@ def _write_weights(folders: dict[str, Path], shape: Shape, seed: int, origin: We
         for entry in entries:
             rng = np.random.Generator(np.random.SFC64(_number(seed, entry.name)))
             tensor_scale = float(np.exp(0.3 * rng.standard_normal()))
+            tensor_scale *= NORM_SCALE if _is_norm(entry.name) else 1.0
             size = prod(entry.shape)
             for start in range(0, size, CHUNK):
                 part = slice(start, min(size, start + CHUNK))
@@ -151,7 +156,11 @@ def _write_weights(folders: dict[str, Path], shape: Shape, seed: int, origin: We
 
 def _draw_weights(rng: np.random.Generator, name: str, count: int) -> Floats:
     drawn = rng.standard_normal(count, np.float32) * np.float32(WEIGHT_SCALE)
-    return drawn + np.float32(1) if name.endswith("norm.weight") else drawn
+    return drawn + np.float32(1) if _is_norm(name) else drawn
+
+
+def _is_norm(name: str) -> bool:
+    return name.endswith("norm.weight")
 
 
 def _number(seed: int, name: str) -> int:
