@@ -195,15 +195,17 @@ def look(bench: Bench, found: Measured) -> None:
     """Compare the outputs of the last turn, and ours with mergekit's in float32 rounded once."""
     recipe, ours = read_recipe(found.method), bench.folder / f"out-{STREAM}"
     theirs = bench.folder / f"out-{MERGEKIT}"
-    if found.method.startswith("dare"):
-        found.kept = {
-            engine: look_at_drops(place, recipe, bench.models) for engine, place in ((MERGEKIT, theirs), (STREAM, ours))
-        }
-        return
-    found.gaps["bfloat16"] = compare(theirs, ours, recipe, bench.models, cuts=False)
-    spent = command_of(bench, MERGEKIT, found.method, {**recipe, **EXACT})()
-    note(bench, found.method, "mergekit in float32", spent)
-    found.gaps["float32"] = compare(theirs, ours, recipe, bench.models, cuts=True)
+    drops = found.method.startswith("dare")
+    for how, changed in (("bfloat16", recipe), ("float32", {**recipe, **EXACT})):
+        if how == "float32":
+            spent = command_of(bench, MERGEKIT, found.method, changed)()
+            note(bench, found.method, "mergekit in float32", spent)
+        if drops:
+            found.kept[f"mergekit in {how}"] = look_at_drops(theirs, recipe, bench.models)
+        else:
+            found.gaps[how] = compare(theirs, ours, recipe, bench.models, explain=how == "float32")
+    if drops:
+        found.kept[STREAM] = look_at_drops(ours, recipe, bench.models)
 
 
 def read_recipe(method: str) -> dict[str, Any]:

@@ -15,7 +15,12 @@ from merge_recipes.numbers import layer_of, numbers_for
 from merge_recipes.recipe import names_of
 from merge_recipes.weights import Tensor, Weights
 
+Array = np.ndarray[Any, Any]
+
 CUT_BY_MAGNITUDE = ("ties", "breadcrumbs", "breadcrumbs_ties")
+ELECTS_SIGNS = ("ties", "breadcrumbs_ties")
+CLOSE = 2.0**-20
+"""Beside the numbers that were added: what float32 may be off by after some additions, in whatever order."""
 
 
 @dataclass
@@ -32,9 +37,11 @@ class Gap:
     differ: int = 0
     far: int = 0
     """Entries that differ by more than one step."""
-    not_at_a_cut: int | None = None
-    """Of these, the ones where no expert's change is of the very magnitude at which its changes were cut off. There
-    any of the equal ones may stay, and two right merges differ. None: not looked at."""
+    unexplained: int | None = None
+    """Of these, the ones where two right merges in float32 would not differ. They may at three kinds of places: where
+    an expert's change is as large as the one at which its changes are cut off, so that any of the equal ones may stay;
+    where opposite changes weigh the same, so that rounding elects the sign; and where the base and the changes cancel,
+    so that the step of bfloat16 is smaller than the rounding of float32. None: not looked at."""
 
 
 @dataclass
@@ -64,18 +71,18 @@ class Kept:
         return float(np.sqrt(self.squares / self.entries - self.mean**2))
 
 
-def compare(first: Path, second: Path, recipe: Mapping[str, Any], folders: Mapping[str, Path], cuts: bool) -> Gap:
-    """The gap between two merges by `recipe`; with `cuts`, whether it is explained by equal magnitudes at a cut."""
+def compare(first: Path, second: Path, recipe: Mapping[str, Any], folders: Mapping[str, Path], explain: bool) -> Gap:
+    """The gap between two merges by `recipe`; `explain`: both were computed in float32, see Gap.unexplained."""
     one, other = Weights(first), Weights(second)
     assert one.shapes == other.shapes, f"{first} and {second} hold other tensors"
     parents = {name: Weights(folders[name]) for name in names_of(recipe)}
     layers = 1 + max((layer_of(name) or 0 for name in one), default=0)
-    cuts = cuts and recipe["merge_method"] in CUT_BY_MAGNITUDE
-    gap = Gap(not_at_a_cut=0 if cuts else None)
+    gap = Gap(unexplained=0 if explain else None)
     for name in one:
-        far = _compare_tensor(one[name], other[name], gap)
-        if cuts and len(far):
-            gap.not_at_a_cut = (gap.not_at_a_cut or 0) + _not_at_a_cut(recipe, parents, name, layers, far)
+        places, sizes = _compare_tensor(one[name], other[name], gap)
+        if explain and len(places):
+            found = _unexplained(recipe, parents, name, layers, places, sizes)
+            gap.unexplained = (gap.unexplained or 0) + found
     return gap
 
 
@@ -103,63 +110,76 @@ def look_at_drops(merged: Path, recipe: Mapping[str, Any], folders: Mapping[str,
     return kept
 
 
-def steps_of(size: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def steps_of(size: Array) -> Array:
     """The distance of neighbouring numbers of bfloat16 at these magnitudes (float64)."""
     exponent = np.floor(np.log2(np.maximum(size, 2.0**-126)))
     return np.asarray(np.exp2(exponent - 7))
 
 
-def _compare_tensor(one: Tensor, other: Tensor, gap: Gap) -> np.ndarray[Any, Any]:
-    """Add a tensor to the gap; return the places that are more than one step apart."""
+def _compare_tensor(one: Tensor, other: Tensor, gap: Gap) -> tuple[Array, Array]:
+    """Add a tensor to the gap; return the places that are more than one step apart, and how far."""
     assert one.dtype == other.dtype == "BF16", f"{one.name} is {one.dtype} and {other.dtype}"
-    far: list[np.ndarray[Any, Any]] = []
+    places, sizes = [np.empty(0, np.intp)], [np.empty(0)]
     for part in _stretches(one.data.size):
-        places = np.flatnonzero(one.data[part] != other.data[part])
-        left = to_float32(one.data[part][places]).astype(np.float64)
-        right = to_float32(other.data[part][places]).astype(np.float64)
+        unlike = np.flatnonzero(one.data[part] != other.data[part])
+        left, right = (to_float32(tensor.data[part][unlike]).astype(np.float64) for tensor in (one, other))
         size = np.abs(left - right)
         steps = size / steps_of(np.maximum(np.abs(left), np.abs(right)))
         gap.differ += int(np.count_nonzero(size))  # 0 and -0 are other bits and the same number
-        if not places.size:
+        if not unlike.size:
             continue
         top = int(size.argmax())
         if size[top] > gap.largest:
             gap.largest, gap.roundings_there = float(size[top]), float(steps[top])
         gap.most_roundings = max(gap.most_roundings, float(steps.max()))
-        far.append(part.start + places[steps > 1])
+        places.append(part.start + unlike[steps > 1])
+        sizes.append(size[steps > 1])
     gap.entries += one.data.size
-    found = np.concatenate(far) if far else np.empty(0, np.intp)
+    found = np.concatenate(places)
     gap.far += found.size
-    return found
+    return found, np.concatenate(sizes)
 
 
-def _not_at_a_cut(
-    recipe: Mapping[str, Any], parents: Mapping[str, Weights], name: str, layers: int, far: np.ndarray[Any, Any]
+def _unexplained(
+    recipe: Mapping[str, Any], parents: Mapping[str, Weights], name: str, layers: int, places: Array, sizes: Array
 ) -> int:
-    """How many of the places `far` of a tensor hold no change that is just as large as one at the edge of a cut."""
-    method = recipe["merge_method"]
+    """How many of these places of a tensor have no right to differ so much; see Gap.unexplained."""
+    method, base_name = recipe["merge_method"], recipe["base_model"]
+    base = parents[base_name][name].float32()
+    explained = sizes <= CLOSE * np.abs(base[places].astype(np.float64))
+    if method not in CUT_BY_MAGNITUDE:
+        return int(np.count_nonzero(~explained))
     numbers = numbers_for(recipe, name, layer_of(name), layers)
-    base = parents[recipe["base_model"]][name].float32()
-    explained = np.zeros(far.size, bool)
+    vote, weight = np.zeros(len(places)), np.zeros(len(places))
     for expert in names_of(recipe):
-        if expert == recipe["base_model"]:
+        if expert == base_name:
             continue
-        own = numbers.own[expert]
-        gamma = float(own["gamma"]) if method.startswith("breadcrumbs") else None
-        ranks = ranks_of(method, base.size, float(own["density"]), gamma)
-        if ranks is None:
-            continue
-        size = np.abs(parents[expert][name].float32() - base)
-        here = size[far]
-        # Of each cut, the last that goes and the first that stays, or the other way round.
-        edges = [(rank - 1, rank) for rank in ranks if 0 < rank < size.size]
-        if not edges:
-            continue
-        size.partition(sorted({rank for edge in edges for rank in edge}))
-        for below, above in edges:
-            if size[below] == size[above]:
-                explained |= here == size[above]
+        own, change = numbers.own[expert], parents[expert][name].float32() - base
+        kept, tied = _kept(method, own, change, places)
+        explained |= tied
+        here = change[places].astype(np.float64) * kept * float(own["weight"])
+        vote += here
+        weight += np.abs(here)
+    if method in ELECTS_SIGNS:
+        explained |= (weight > 0) & (np.abs(vote) <= CLOSE * weight)
     return int(np.count_nonzero(~explained))
+
+
+def _kept(method: str, own: Mapping[str, Any], change: Array, places: Array) -> tuple[Array, Array]:
+    """Of an expert's changes at these places, which stay, and for which that is open: as large as one that goes."""
+    gamma = float(own["gamma"]) if method.startswith("breadcrumbs") else None
+    first, last = ranks_of(method, change.size, float(own["density"]), gamma) or (0, change.size)
+    if first >= last:
+        return np.zeros(len(places), bool), np.zeros(len(places), bool)
+    size = np.abs(change)
+    here = size[places]
+    size.partition(sorted({max(0, first - 1), first, last - 1, min(last, size.size - 1)}))
+    kept = (here >= size[first]) & (here <= size[last - 1])
+    tied = np.zeros(len(places), bool)
+    for below, above in ((first - 1, first), (last - 1, last)):
+        if below >= 0 and above < size.size and size[below] == size[above]:
+            tied |= here == size[above]
+    return kept, tied
 
 
 def _stretches(size: int) -> Iterator[slice]:

@@ -147,13 +147,13 @@ def gap_table(measured: Sequence[Measured]) -> str:
     """How far the outputs lie apart."""
     head = [
         "method", "mergekit computes in", "largest difference", "in roundings", "most roundings anywhere",
-        "entries that differ", "by more than one", "of these, at no tie of a cut",
+        "entries that differ", "by more than one", "of these, unexplained",
     ]  # fmt: skip
     rows = [
         [
             found.method, how, f"{gap.largest:.2e}", f"{gap.roundings_there:.1f}", f"{gap.most_roundings:,.0f}",
             f"{gap.differ / gap.entries:.2%}", f"{gap.far / gap.entries:.4%}",
-            "" if gap.not_at_a_cut is None else f"{gap.not_at_a_cut:,}",
+            "" if gap.unexplained is None else f"{gap.unexplained:,}",
         ]
         for found in measured
         for how, gap in found.gaps.items()

@@ -114,10 +114,8 @@ def test_differences_are_counted_in_steps_of_bfloat16(tmp_path: Path) -> None:
     second = write_model(tmp_path / "second", [1 + 2**-7, 64 + 3 * 2**-1, -0.0, 5.0])
     recipe = one_expert("linear")
     folders = {"base": first, "expert": first}
-    found = compare(first, second, recipe, folders, cuts=True)
-    assert found == Gap(
-        entries=4, largest=1.5, roundings_there=3.0, most_roundings=3.0, differ=2, far=1, not_at_a_cut=None
-    )
+    found = compare(first, second, recipe, folders, explain=True)
+    assert found == Gap(entries=4, largest=1.5, roundings_there=3.0, most_roundings=3.0, differ=2, far=1, unexplained=1)
     assert steps_of(np.array([1.0, 1.99, 2.0, 0.75])).tolist() == [2**-7, 2**-7, 2**-6, 2**-8]
 
 
@@ -133,9 +131,28 @@ def test_what_equal_magnitudes_explain_is_told_from_what_they_do_not(
     second = write_model(tmp_path / "second", [12.0, 11, 8, 8, 10, 10, 8, 8])
     third = write_model(tmp_path / "third", [12.0, 8, 8, 8, 10, 10, 8, 8])
     recipe, folders = one_expert(method, density=0.5, **more), {"base": base, "expert": expert}
-    right, wrong = (compare(first, one, recipe, folders, cuts=True) for one in (second, third))
-    assert (right.far, right.not_at_a_cut) == (tied, 0)
-    assert (wrong.far, wrong.not_at_a_cut) == (tied + 1, 1)
+    right, wrong = (compare(first, one, recipe, folders, explain=True) for one in (second, third))
+    assert (right.far, right.unexplained) == (tied, 0)
+    assert (wrong.far, wrong.unexplained) == (tied + 1, 1)
+
+
+def test_rounding_explains_little_numbers_beside_a_large_base_and_votes_that_are_even(tmp_path: Path) -> None:
+    """What is left of 1 - 1 may be off by a rounding of 1, and +2 against -2 is anybody's; against -1 it is not."""
+    one = write_model(tmp_path / "one", [1.0, 4, 4])
+    folders = {
+        "base": one,
+        "left": write_model(tmp_path / "left", [1.0, 6, 6]),
+        "right": write_model(tmp_path / "right", [1.0, 2, 3]),
+    }
+    recipe = one_expert("ties") | {
+        "models": [{"model": name, "parameters": {"weight": 0.3, "density": 1.0}} for name in ("left", "right")]
+    }
+    first = write_model(tmp_path / "first", [1e-7, 6, 6])
+    second = write_model(tmp_path / "second", [3e-7, 2, 6])
+    third = write_model(tmp_path / "third", [3e-5, 2, 3])
+    right, wrong = (compare(first, one, recipe, folders, explain=True) for one in (second, third))
+    assert (right.far, right.unexplained) == (2, 0)
+    assert (wrong.far, wrong.unexplained) == (3, 2)
 
 
 def test_the_keep_rate_is_read_from_the_output(tmp_path: Path) -> None:
@@ -256,7 +273,7 @@ def test_both_sides_run_and_agree(tmp_path: Path) -> None:
     gaps = {(row[0], row[1]): row for row in rows if len(row) == 8 and row[1] in ("float32", "bfloat16")}
     assert len(gaps) == 4
     assert float(gaps["linear", "float32"][4]) <= 1.0
-    assert gaps["ties", "float32"][7] == "0"
+    assert gaps["linear", "float32"][7] == gaps["ties", "float32"][7] == "0"
     rates = {
         row[1]: float(row[2].rstrip("%")) for row in rows if row[0] == "dare_ties" and row[1] in (MERGEKIT, STREAM)
     }
