@@ -64,15 +64,13 @@ def check_licences(record: dict[str, Any], where: str) -> dict[str, str]:
     Raises:
         UserError: none is named, a source has none, or one forbids passing the data on.
     """
-    licences: dict[str, str] = {}
-    for entry in [*record["ancestry"], record]:
-        licences |= entry.get("facts", {}).get("licences") or {}
+    licences = collect_licences(record)
     if not licences:
         raise UserError(
             f"{where} names no licence of what it was made from; put licences into its sources and run again"
         )
     for source, licence in sorted(licences.items()):
-        if str(licence or "").strip().lower() in NO_LICENCE:
+        if not is_licence(licence):
             raise UserError(
                 f"{where}: the source '{source}' has no licence ({licence!r}); find it or leave the source out"
             )
@@ -84,10 +82,23 @@ def check_licences(record: dict[str, Any], where: str) -> dict[str, str]:
     return dict(sorted(licences.items()))
 
 
+def collect_licences(record: dict[str, Any]) -> dict[str, str]:
+    """The licences that a run and those before it name, {source: licence}."""
+    licences: dict[str, str] = {}
+    for entry in [*record["ancestry"], record]:
+        licences |= entry.get("facts", {}).get("licences") or {}
+    return licences
+
+
+def is_licence(licence: Any) -> bool:
+    """Whether this names a licence at all."""
+    return str(licence or "").strip().lower() not in NO_LICENCE
+
+
 def unlicensed_bases(record: dict[str, Any]) -> list[str]:
-    """The names of models on the way that are plain folders: no run.json tells their licence, and no hub page does."""
-    fields = BASE_FIELDS | {"models"}
-    files = [entry for entry in record["ancestry"] if entry["command"] == "file"]
+    """The names of models on the way that are plain folders whose licence no run.json tells, and no model card."""
+    fields, licences = BASE_FIELDS | {"models"}, collect_licences(record)
+    files = [entry for entry in record["ancestry"] if entry["command"] == "file" and entry["name"] not in licences]
     return [entry["name"] for entry in files if str(entry.get("field", "")).partition(".")[0] in fields]
 
 
