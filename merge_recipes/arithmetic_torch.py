@@ -88,7 +88,8 @@ def _linear(numbers: Numbers, inputs: Inputs, base: torch.Tensor, experts: list[
     given = [name for name in sorted(tensors) if name in numbers.own]
     weights = [float(numbers.own[name]["weight"]) for name in given]
     total = _sum(weights, [tensors[name] for name in given])
-    return total / sum(weights) if numbers.shared["normalize"] else total
+    # By a tensor: a plain number's reciprocal would be multiplied with, which is another rounding.
+    return total / base.new_tensor(sum(weights)) if numbers.shared["normalize"] else total
 
 
 def _slerp(numbers: Numbers, inputs: Inputs, base: torch.Tensor, experts: list[torch.Tensor]) -> torch.Tensor:
