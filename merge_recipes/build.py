@@ -17,6 +17,7 @@ from pydantic import Field
 from medsmith import config, run
 from medsmith.command import run_command
 from medsmith.config import ModelRef, execution
+from medsmith.errors import UserError
 
 LOG = logging.getLogger(__name__)
 
@@ -43,13 +44,16 @@ class Config(config.Config):
 
 def main(settings: Config) -> Path:
     """Build the merge; the folder is finished only when the result was checked."""
+    from merge_recipes.licences import find_licences
     from merge_recipes.parents import prepare
     from merge_recipes.recipe import load_recipe
-    from merge_recipes.result import Engine, build
+    from merge_recipes.result import Engine, build, looks_itself
 
     recipe = load_recipe(settings.recipe)
     with run.start(settings, "merge_recipes.build") as this:
-        folders = prepare(recipe, settings.models, settings.dtype, settings.out)
+        finite = not looks_itself(recipe, settings.engine)
+        folders = prepare(recipe, settings.models, settings.dtype, settings.out, finite=finite)
+        this.facts["licences"] |= find_licences(settings.models, folders)
         LOG.info("merging %s by %s", ", ".join(folders), recipe["merge_method"])
         engine = Engine(settings.engine, settings.device, settings.threads, settings.verify)
         this.facts |= build(recipe, folders, settings.out, settings.dtype, settings.seed, engine)
@@ -59,13 +63,16 @@ def main(settings: Config) -> Path:
 
 def plan(settings: Config) -> str:
     """What --plan prints."""
-    from merge_recipes.parents import find_folders
+    from merge_recipes.parents import planned_folders
     from merge_recipes.plan import describe
     from merge_recipes.recipe import load_recipe, names_of
     from merge_recipes.result import Engine
 
     recipe = load_recipe(settings.recipe)
-    folders = find_folders({name: settings.models[name] for name in names_of(recipe) if name in settings.models})
+    missing = [name for name in names_of(recipe) if name not in settings.models]
+    if missing:
+        raise UserError(f"the recipe names a model '{missing[0]}'; set models.{missing[0]}=FOLDER")
+    folders = planned_folders(settings.models, recipe["base_model"])
     engine = Engine(settings.engine, settings.device, settings.threads)
     return describe(recipe, folders, settings.out, settings.dtype, engine)
 

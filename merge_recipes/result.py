@@ -14,7 +14,8 @@ import yaml
 from medsmith.errors import UserError
 from medsmith.progress import Bar
 from medsmith.records import write_json
-from merge_recipes.parents import first_broken_tensor, tensor_shapes, weights_digest
+from merge_recipes.arithmetic import METHODS
+from merge_recipes.parents import FOLDED, first_broken_tensor, tensor_shapes, weights_digest
 from merge_recipes.recipe import names_of, resolve, stacks_layers
 from merge_recipes.stream import Merger
 
@@ -33,6 +34,11 @@ class Engine:
     threads: int | None = None
     verify: bool = True
     """Whether the finished model is loaded and made to speak; its files are looked at in any case."""
+
+
+def looks_itself(recipe: Mapping[str, Any], engine: EngineName) -> bool:
+    """Whether the engine will look at every weight of the parents while it merges."""
+    return engine != "mergekit" and recipe["merge_method"] in METHODS and bool(recipe.get("models"))
 
 
 def choose_engine(recipe: Mapping[str, Any], folders: Mapping[str, Path], engine: Engine) -> tuple[Merger | None, str]:
@@ -92,6 +98,7 @@ def build(
         path.replace(out / path.name)
     building.rmdir()
     parents = {name: {"weights": weights_digest(folders[name])} for name in names_of(recipe)}
+    shutil.rmtree(out / FOLDED, ignore_errors=True)
     return {
         "merge_method": recipe["merge_method"],
         "engine": "stream" if merger else "mergekit",
