@@ -33,6 +33,8 @@ SOURCES = ("kernels.py", "layout.py")
 C_TYPES = {"int": ctypes.c_int64, "float": ctypes.c_double}
 
 _local = threading.local()
+_engines: list[Any] = []
+"""An engine takes its code with it when it is forgotten; these are not."""
 
 
 class Loops:
@@ -48,13 +50,13 @@ class Loops:
         llvm.initialize_native_target()
         llvm.initialize_native_asmprinter()
         machine = llvm.Target.from_default_triple().create_target_machine(jit=True)
-        # The engine owns the code: it lives as long as this object, which is the process.
-        self._engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
+        engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
+        _engines.append(engine)
         for one in code.values():
-            self._engine.add_object_file(llvm.ObjectFileRef.from_data(base64.b64decode(one["object"])))
-        self._engine.finalize_object()
+            engine.add_object_file(llvm.ObjectFileRef.from_data(base64.b64decode(one["object"])))
+        engine.finalize_object()
         for name, one in code.items():
-            address = self._engine.get_function_address(one["symbol"])
+            address = engine.get_function_address(one["symbol"])
             setattr(self, name, _caller(address, one["arguments"]))
 
     def __getattr__(self, name: str) -> Callable[..., int]:
@@ -85,13 +87,23 @@ def scratch(experts: int) -> int:
     return int(held.ctypes.data)
 
 
-@functools.cache
+_loading = threading.Lock()
+
+
 def loops() -> Loops:
-    """The loops, compiled first where this machine has none of this source yet.
+    """The loops, loaded once a process; compiled first where this machine has none of this source yet.
 
     Raises:
         UserError: they cannot be compiled here.
     """
+    # One engine for good: of two that threads had made at the same time, the one forgotten takes its code with it.
+    with _loading:
+        return _load()
+
+
+@functools.cache
+def _load() -> Loops:
+    """Read the object code that is kept, or compile it and keep it."""
     name = f"loops-{_fingerprint()}.json"
     places = [Path(__file__).parent / "__pycache__", _user_cache()]
     for place in places:

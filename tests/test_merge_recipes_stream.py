@@ -291,3 +291,27 @@ def test_plan_says_what_it_takes_and_makes_nothing(family: dict[str, Path], tmp_
     assert not (tmp_path / "out").exists()
     recipe = load_recipe(RECIPES / "karcher.yml")
     assert plan.describe(recipe, models, tmp_path, None, Engine()).startswith("engine          mergekit (karcher is")
+
+
+def test_threads_that_begin_together_call_code_that_stays(family: dict[str, Path]) -> None:
+    """Eight threads load the loops at the same moment, in a fresh process, forty times over: none of them falls."""
+    code = (
+        "import sys, threading\nfrom merge_recipes import native\nimport numpy as np\n"
+        "def work(barrier, sums):\n"
+        "    barrier.wait()\n"
+        "    values = np.ones(5000, np.float32)\n"
+        "    products = np.zeros(1)\n"
+        "    at, kinds, flaws = np.array([values.ctypes.data]), np.zeros(1, np.int64), np.zeros(2, np.int64)\n"
+        "    for _ in range(20): native.loops().gram(0, 0, 1, at, kinds, 5000, products, flaws)\n"
+        "    sums.append(products[0])\n"
+        "for _ in range(40):\n"
+        "    native._load.cache_clear()\n"
+        "    barrier, sums = threading.Barrier(8), []\n"
+        "    threads = [threading.Thread(target=work, args=(barrier, sums)) for _ in range(8)]\n"
+        "    [thread.start() for thread in threads]\n"
+        "    [thread.join() for thread in threads]\n"
+        "    assert sums == [5000.0] * 8, sums\n"
+        "print('whole')"
+    )
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (found.returncode, found.stdout) == (0, "whole\n"), found.stderr[-500:]
