@@ -26,6 +26,7 @@ from medsmith.errors import UserError
 from medsmith.progress import Bar
 from medsmith.records import write_json
 from merge_recipes.geometry import FLOATS, Array, Tally, count_changes, kind_order, place_of, summarise, tally_tensor
+from merge_recipes.stream import Merger
 from merge_recipes.weights import Weights
 
 LOG = logging.getLogger(__name__)
@@ -73,11 +74,11 @@ def main(settings: Config) -> Path:
     with run.start(settings, "merge_recipes.inspect") as this:
         folders = find_folders({BASE: settings.base, **settings.models})
         check_parents(folders, BASE)
-        weights = {name: Weights(folder) for name, folder in folders.items()}
-        with _prediction(recipe, folders, settings) as predict:
-            tallies = measure(weights, settings.top, predict)
+        opened = Merger(folders, BASE)
+        with _prediction(recipe, opened, folders, settings) as predict:
+            tallies = measure(opened.weights, settings.top, predict)
         table = tabulate(tallies, list(settings.models), settings.top, recipe)
-        table["notes"] = _notes(weights)
+        table["notes"] = _notes(opened.weights)
         write_json(this.folder / "table.json", table)
         (this.folder / "table.md").write_text(to_markdown(table), encoding="utf-8")
         draw(table, this.folder / "inspect.png")
@@ -155,21 +156,21 @@ def _read_recipe(settings: Config) -> dict[str, Any] | None:
 
 
 @contextmanager
-def _prediction(recipe: Mapping[str, Any] | None, folders: Mapping[str, Path], settings: Config) -> Iterator[Predict]:
+def _prediction(
+    recipe: Mapping[str, Any] | None, merger: Merger, folders: Mapping[str, Path], settings: Config
+) -> Iterator[Predict]:
     """What the recipe makes of each tensor: by the streaming engine in memory, else by mergekit in a scratch folder."""
     if recipe is None:
         yield lambda name: None
         return
     from merge_recipes.numbers import check_numbers
     from merge_recipes.parents import check_filters, tensor_shapes
-    from merge_recipes.recipe import filters_of, names_of
-    from merge_recipes.stream import Merger
+    from merge_recipes.recipe import filters_of
 
     shapes = tensor_shapes(folders[BASE])
     check_filters(filters_of(recipe), shapes)
     if recipe.get("models"):
         check_numbers(recipe, shapes)
-    merger = Merger({name: folders[name] for name in names_of(recipe)}, BASE)
     reason = merger.refuses(recipe)
     if reason is None:
 
@@ -185,7 +186,7 @@ def _prediction(recipe: Mapping[str, Any] | None, folders: Mapping[str, Path], s
         yield lambda name: Prediction(merged[name].float32(), unknown)
 
 
-def _count_kept(merger: Any, recipe: Mapping[str, Any], name: str, settings: Config) -> Array:
+def _count_kept(merger: Merger, recipe: Mapping[str, Any], name: str, settings: Config) -> Array:
     """How many changes of each expert a method that thins out leaves: those that it makes of this expert alone."""
     from merge_recipes.methods import METHODS
 
