@@ -46,9 +46,38 @@ class Place:
 class Memo:
     """What one expert's change in one tensor was found to be, kept between the candidates of a search."""
 
-    bins: np.ndarray[Any, Any] | None = None
-    """The numbers of the filled bins of the histogram of magnitudes, and below them how many changes lie there."""
+    sizes: Ordered | None = None
     cuts: dict[tuple[float, float | None], Cut] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Ordered:
+    """The magnitudes of a change in order, as bits: each once with how many there are up to it, or all of them.
+
+    Of an expert in half precision few magnitudes differ, of one in float32 nearly all do.
+    """
+
+    values: np.ndarray[Any, np.dtype[np.uint32]]
+    upto: np.ndarray[Any, np.dtype[np.int64]] | None
+
+    @classmethod
+    def of(cls, sizes: np.ndarray[Any, np.dtype[np.uint32]]) -> Ordered:
+        """Sort the magnitudes, in place."""
+        sizes.sort()
+        last = np.flatnonzero(np.append(sizes[1:] != sizes[:-1], True))
+        if 3 * len(last) < len(sizes):
+            return cls(sizes[last], last + 1)
+        return cls(sizes, None)
+
+    def at(self, rank: int) -> tuple[int, int, int]:
+        """(the magnitude's bits, how many are smaller, how many are just as large) of a rank."""
+        if self.upto is not None:
+            place = int(np.searchsorted(self.upto, rank, side="right"))
+            smaller = int(self.upto[place - 1]) if place else 0
+            return int(self.values[place]), smaller, int(self.upto[place]) - smaller
+        value = self.values[rank]
+        smaller = int(np.searchsorted(self.values, value, side="left"))
+        return int(value), smaller, int(np.searchsorted(self.values, value, side="right")) - smaller
 
 
 @dataclass
@@ -59,8 +88,8 @@ class Inputs:
     base: Tensor
     experts: dict[str, Tensor]
     seed: int = 0
-    memos: dict[str, Memo] = field(default_factory=dict)
-    """By expert; filled and read where a search keeps it, else empty and forgotten."""
+    memos: dict[str, Memo] | None = None
+    """By expert; filled and read where a search keeps it."""
 
     def __post_init__(self) -> None:
         self.size = self.base.data.size
@@ -281,50 +310,63 @@ def ranks_of(method: str, size: int, density: float, gamma: float | None) -> tup
 
 def _find_cut(inputs: Inputs, expert: int, method: str, density: float, gamma: float | None) -> Cut:
     """The cut that leaves just the wanted ranks; from the memo where it was looked for before."""
+    ranks = ranks_of(method, inputs.size, density, gamma)
+    if ranks is None or ranks == (0, inputs.size):
+        return (KEEP, 0, 0, 0, 0)
+    if ranks[0] >= ranks[1]:
+        return (DROP, 0, 0, 0, 0)
+    if inputs.memos is None:
+        return _place_cut(inputs, expert, ranks, _count_ranks(inputs, expert, ranks))
     memo = inputs.memos.setdefault(inputs.names[expert], Memo())
+    if memo.sizes is None:
+        sizes = np.empty(inputs.size, np.uint32)
+        inputs.note(expert, loops().magnitudes(*inputs.source(expert), sizes))
+        memo.sizes = Ordered.of(sizes)
     if (density, gamma) not in memo.cuts:
-        ranks = ranks_of(method, inputs.size, density, gamma)
-        memo.cuts[density, gamma] = (KEEP, 0, 0, 0, 0) if ranks is None else _search_cut(inputs, expert, memo, ranks)
+        memo.cuts[density, gamma] = _place_cut(inputs, expert, ranks, memo.sizes.at)
     return memo.cuts[density, gamma]
 
 
-def _search_cut(inputs: Inputs, expert: int, memo: Memo, ranks: tuple[int, int]) -> Cut:
+Rank = Callable[[int], tuple[int, int, int]]
+"""A rank's magnitude; see Ordered.at."""
 
-    first, last = ranks
-    if first >= last:
-        return (DROP, 0, 0, 0, 0)
-    if memo.bins is None:
-        counts = np.zeros(BINS, np.int64)
-        inputs.note(expert, loops().histogram(*inputs.source(expert), counts))
-        filled = np.flatnonzero(counts)
-        memo.bins = np.stack([filled, np.cumsum(counts[filled])])
-    bins, upto = memo.bins
-    # The magnitudes at the two ends: of the last rank that is dropped below, and of the first that is dropped above.
-    low_rank, high_rank = first - 1, last
-    low_bin = int(bins[np.searchsorted(upto, low_rank, side="right")]) if first > 0 else -1
-    high_bin = int(bins[np.searchsorted(upto, high_rank, side="right")]) if last < inputs.size else -1
+
+def _count_ranks(inputs: Inputs, expert: int, ranks: tuple[int, int]) -> Rank:
+    """The magnitudes of the ranks next to the wanted ones, by counting: in two passes, with nothing sorted or kept."""
+    wanted = [rank for rank in (ranks[0] - 1, ranks[1]) if 0 <= rank < inputs.size]
+    counts = np.zeros(BINS, np.int64)
+    inputs.note(expert, loops().histogram(*inputs.source(expert), counts))
+    upto = np.cumsum(counts)
+    bins = [int(np.searchsorted(upto, rank, side="right")) for rank in wanted]
     fine = np.zeros((2, 65536), np.int64)
-    loops().refine(*inputs.source(expert), low_bin, high_bin, fine[0], fine[1])
+    loops().refine(*inputs.source(expert), bins[0], bins[-1], fine[0], fine[1])
 
-    def magnitude_at(rank: int, bin_number: int, counts: np.ndarray[Any, Any]) -> tuple[int, int, int]:
-        """(the magnitude's bits, how many are smaller, how many are just as large) of a rank."""
-        place = int(np.searchsorted(bins, bin_number))
-        before = int(upto[place - 1]) if place else 0
-        running = before + np.cumsum(counts)
+    def at(rank: int) -> tuple[int, int, int]:
+        number = bins[wanted.index(rank)]
+        before = int(upto[number - 1]) if number else 0
+        inside = fine[0 if number == bins[0] else 1]
+        running = before + np.cumsum(inside)
         lower = int(np.searchsorted(running, rank, side="right"))
-        smaller = int(running[lower - 1]) if lower else before
-        return (bin_number << 16) | lower, smaller, int(counts[lower])
+        return (number << 16) | lower, int(running[lower]) - int(inside[lower]), int(inside[lower])
 
+    return at
+
+
+def _place_cut(inputs: Inputs, expert: int, ranks: tuple[int, int], at: Rank) -> Cut:
+    """The cut between the wanted ranks and their neighbours: of equal magnitudes the first in the tensor are kept."""
+    first, last = ranks
     low, low_place, high, high_place = 0, inputs.size, ALL, 0
+
+    def place(magnitude: int, equal: int, kept: int) -> int:
+        return inputs.size if kept == equal else loops().locate(*inputs.source(expert), magnitude, kept)
+
     if first > 0:
-        low, smaller, equal = magnitude_at(low_rank, low_bin, fine[0])
-        # Of the equal ones, as many as are wanted are kept, the first in the tensor.
-        kept = min(smaller + equal, last) - first
-        low_place = loops().locate(*inputs.source(expert), low, kept)
+        low, smaller, equal = at(first - 1)
+        low_place = place(low, equal, min(smaller + equal, last) - first)
     if last < inputs.size:
-        high, smaller, _ = magnitude_at(high_rank, high_bin, fine[0] if high_bin == low_bin else fine[1])
-        kept = last - max(smaller, first)
-        high_place = low_place if first > 0 and high == low else loops().locate(*inputs.source(expert), high, kept)
+        high, smaller, equal = at(last)
+        same = first > 0 and high == low
+        high_place = low_place if same else place(high, equal, last - max(smaller, first))
     return (CUT, low, low_place, high, high_place)
 
 

@@ -271,6 +271,23 @@ def histogram(base: int, base_kind: int, address: int, kind: int, size: int, cou
 
 
 @_jit
+def magnitudes(base: int, base_kind: int, address: int, kind: int, size: int, sizes_at: int, scratch: int) -> int:
+    """Write the bits of every change's magnitude to `sizes` (32-bit words, one an element).
+
+    Returns what is not finite, as `_load_change` does.
+    """
+    bits, below = _block(scratch, 0), _block(scratch, 1)
+    bad = 0
+    for start in range(0, size, BLOCK):
+        count = min(BLOCK, size - start)
+        bad |= _load_change(base, base_kind, address, kind, start, count, below, bits)
+        sizes = carray(_as_u32(sizes_at + 4 * start), count)
+        for i in range(count):
+            sizes[i] = np.uint32(bits[i] & np.uint32(ALL))
+    return bad
+
+
+@_jit
 def refine(
     base: int,
     base_kind: int,
@@ -497,5 +514,5 @@ def sparse(
     return bad
 
 
-LOOPS = (gram, combine, histogram, refine, locate, norms, sparse)
+LOOPS = (gram, combine, histogram, magnitudes, refine, locate, norms, sparse)
 """What native.py compiles; the annotations of their arguments are their types: int of 64 bits, float of 64."""

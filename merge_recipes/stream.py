@@ -176,7 +176,7 @@ class Merger:
     def _job(self, recipe: Mapping[str, Any], name: str, seed: int, keep: bool = False) -> tuple[Any, Inputs]:
         numbers = numbers_for(recipe, name, layer_of(name), self.layers)
         experts = {model: self.weights[model][name] for model in names_of(recipe) if model != self.base}
-        memos = self._memos.setdefault(name, {}) if keep else {}
+        memos = self._memos.setdefault(name, {}) if keep else None
         return numbers, Inputs(self.base, self.weights[self.base][name], experts, seed, memos)
 
     def _on_gpu(self, recipe: Mapping[str, Any], name: str, seed: int, keep: bool = False) -> Any:

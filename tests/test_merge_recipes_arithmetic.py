@@ -341,14 +341,22 @@ def test_changes_that_cancel_are_refused_and_frozen_tensors_are_not() -> None:
     assert torch.equal(stream("multislerp", numbers("multislerp", 3), base, frozen), base)
 
 
-def test_a_search_looks_for_a_cut_once() -> None:
-    """The memo of a tensor answers a second time, and another density is found from the counts that it keeps."""
-    base, experts = family("near", torch.bfloat16)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", [kind for kind in FAMILIES if kind != "one"])
+def test_a_search_finds_the_cuts_of_a_single_merge(kind: str, dtype: torch.dtype) -> None:
+    """What a search keeps sorted gives the cut that counting gives, for every method and density, and is kept."""
+    base, experts = family(kind, dtype)
     job = inputs(base, experts)
-    first, _ = find_cuts("ties", numbers("ties", 4), job)
-    bins = job.memos["m0"].bins
-    again, _ = find_cuts("ties", numbers("ties", 4), job)
-    other, _ = find_cuts("ties", numbers("ties", 4, density=0.2), job)
-    assert first == again != other
-    assert job.memos["m0"].bins is bins and set(job.memos["m0"].cuts) == {(0.5, None), (0.2, None)}
-    assert other == find_cuts("ties", numbers("ties", 4, density=0.2), inputs(base, experts))[0]
+    job.memos = {}
+    for method in SPARSE:
+        for density in (0.01, 0.2, 0.5, 0.93, 1.0):
+            given_ = numbers(method, 4, density=density)
+            counted, _ = find_cuts(method, given_, inputs(base, experts))
+            assert find_cuts(method, given_, job)[0] == counted
+    kept = job.memos["m0"].sizes
+    assert kept is not None and find_cuts("ties", numbers("ties", 4, density=0.4), job)
+    assert job.memos["m0"].sizes is kept and len(job.memos["m0"].cuts) == 4 + 4 + 1
+    if kind == "ties" and dtype == torch.float32:
+        assert len(kept.values) < 200 and kept.upto is not None  # seven changes, rounded
+    if kind == "near" and dtype == torch.float32:
+        assert kept.upto is None
