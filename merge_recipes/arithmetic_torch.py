@@ -13,15 +13,9 @@ from typing import Any
 import torch
 
 from medsmith.errors import UserError
-from merge_recipes.arithmetic import (
-    Inputs,
-    draw_key,
-    multislerp_shares,
-    nuslerp_shares,
-    ranks_of,
-    slerp_shares,
-    stock_share,
-)
+from merge_recipes.arithmetic import multislerp_shares, nuslerp_shares, slerp_shares, stock_share
+from merge_recipes.cuts import draw_key, ranks_of
+from merge_recipes.inputs import Inputs
 from merge_recipes.numbers import Numbers
 from merge_recipes.weights import Tensor
 

@@ -22,7 +22,8 @@ from typing import Any
 import numpy as np
 
 from medsmith.errors import UserError
-from merge_recipes.arithmetic import KINDS, METHODS, Inputs, Memo, Place, merge_tensor
+from merge_recipes.arithmetic import METHODS, merge_tensor
+from merge_recipes.inputs import KINDS, Inputs, Memo, Place
 from merge_recipes.numbers import layer_of, numbers_for
 from merge_recipes.recipe import load_recipe, names_of
 from merge_recipes.weights import DTYPES, Entry, Tensor, Weights, create

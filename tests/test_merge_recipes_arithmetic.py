@@ -12,9 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from medsmith.errors import UserError
-from merge_recipes.arithmetic import METHODS, draw_key, find_cuts, ranks_of
+from merge_recipes.arithmetic import METHODS
 from merge_recipes.arithmetic_torch import METHODS as TORCH_METHODS
 from merge_recipes.arithmetic_torch import draw, merge_on_device
+from merge_recipes.cuts import draw_key, find_cuts, ranks_of
 from merge_recipes.numbers import Numbers
 from tests.toy_merge import FAMILIES, SHAPE, WEIGHTS, family, inputs, mergekit, named, numbers, roundings, stream
 

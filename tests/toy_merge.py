@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from merge_recipes.arithmetic import KINDS, Inputs, Place, merge_tensor
+from merge_recipes.arithmetic import merge_tensor
+from merge_recipes.inputs import KINDS, Inputs, Place
 from merge_recipes.numbers import Numbers
 from merge_recipes.weights import Tensor
 
