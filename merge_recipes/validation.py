@@ -83,16 +83,35 @@ def read_questions(paths: Sequence[Path]) -> list[Question]:
     return [found[key] for key in sorted(found)]
 
 
-def score(model: Any, tokenizer: Any, questions: Sequence[Question], batch_tokens: int = 8192) -> Score:
+@dataclass(frozen=True)
+class Answers:
+    """What a model says to every question, in the order of read_questions."""
+
+    right: str
+    """One character a question: 1 right, 0 wrong."""
+    margins: list[float]
+    """How much likelier the right option is than the best wrong one: the difference of their mean log-probabilities a
+    token, in nats."""
+
+
+def answer(model: Any, tokenizer: Any, questions: Sequence[Question], batch_tokens: int | None = 8192) -> Answers:
     """Answer every question by the option with the highest mean log-probability per token."""
     from medsmith.likelihood import ChoiceItem, score_options
 
     items = [ChoiceItem(question.messages(), list(question.options)) for question in questions]
     scores = score_options(model, tokenizer, items, batch_tokens)
-    right = "".join(
-        str(int(each.best() == question.answer_index)) for each, question in zip(scores, questions, strict=True)
-    )
-    return tally(right, questions)
+    right, margins = [], []
+    for each, question in zip(scores, questions, strict=True):
+        right.append(str(int(each.best() == question.answer_index)))
+        means = [value / count for value, count in zip(each.logprobs, each.tokens, strict=True)]
+        wrong = max(value for number, value in enumerate(means) if number != question.answer_index)
+        margins.append(round(means[question.answer_index] - wrong, 4))
+    return Answers("".join(right), margins)
+
+
+def score(model: Any, tokenizer: Any, questions: Sequence[Question], batch_tokens: int | None = 8192) -> Score:
+    """The accuracies of a model's answers."""
+    return tally(answer(model, tokenizer, questions, batch_tokens).right, questions)
 
 
 def tally(right: str, questions: Sequence[Question]) -> Score:
@@ -103,24 +122,6 @@ def tally(right: str, questions: Sequence[Question]) -> Score:
     accuracy = {topic: round(sum(values) / len(values), 6) for topic, values in topics.items()}
     mean = sum(sum(values) / len(values) for values in topics.values()) / len(topics)
     return Score(round(mean, 6), accuracy, right)
-
-
-def difference(first: str, second: str, questions: Sequence[Question], seed: int, resamples: int = 2000) -> Difference:
-    """The paired difference of two models' means: questions are drawn again within their topic, for both at once."""
-    import numpy
-
-    generator = numpy.random.default_rng(seed)
-    gaps = numpy.array([int(a) - int(b) for a, b in zip(first, second, strict=True)], dtype=float)
-    topics = numpy.array([question.topic for question in questions])
-    means = numpy.zeros(resamples)
-    value = 0.0
-    names = sorted(set(topics.tolist()))
-    for name in names:
-        own = gaps[topics == name]
-        value += own.mean() / len(names)
-        means += own[generator.integers(0, len(own), (resamples, len(own)))].mean(axis=1) / len(names)
-    low, high = numpy.quantile(means, [0.025, 0.975])
-    return Difference(round(float(value), 6), round(float(low), 6), round(float(high), 6))
 
 
 def _question(row: dict[str, Any], where: str) -> Question:

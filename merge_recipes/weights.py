@@ -136,7 +136,8 @@ def create(
 ) -> Iterator[dict[str, np.ndarray[Any, Any]]]:
     """Lay out the files of a model and hand over a flat, writable view of each tensor's place in them.
 
-    The views are memory maps of the files: what is written there goes to disk as the system sees fit. Files are named as the hub's tools name them, with an index where there are several.
+    The views are memory maps of the files: what is written there goes to disk as the system sees fit.
+    Files are named as the hub's tools name them, with an index where there are several.
 
     Raises:
         UserError: the disk is full.

@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 
 from medsmith import run
+from medsmith.config import load
 from medsmith.errors import UserError
 from medsmith.records import read_jsonl, write_jsonl
 from merge_recipes import search, validation
 
 RECIPES = Path(__file__).parents[1] / "merge_recipes"
 COLOURS = ["red", "blue", "green", "gold"]
-GRID = {"parameters.t": [0.1, 0.3, 0.9]}
+SPACE = {"parameters.t": [0.1, 0.3, 0.9]}
 
 
 def questions(answers: list[int]) -> list[dict[str, Any]]:
@@ -76,7 +77,7 @@ def settings(out: Path, world: dict[str, Path], **changes: Any) -> search.Config
         "out": out,
         "recipe": RECIPES / "slerp.yml",
         "models": {"base": world["base"], "expert": world["expert"]},
-        "grid": GRID,
+        "space": SPACE,
         "validation": [world["true"]],
     }
     return search.Config(**(values | changes))
@@ -118,27 +119,27 @@ def test_wrong_answers_give_no_winner(world: dict[str, Path], tmp_path: Path) ->
     assert best["runner_up"]["low"] <= 0 <= best["runner_up"]["high"] and best["mean"] < 0.5
 
 
-def test_equal_means_go_to_the_value_listed_first() -> None:
-    """A tie is won by the smaller share, here the first of the grid, and its difference is exactly zero."""
+def trial(number: int, right: str, *objectives: float) -> search.Trial:
+    return search.Trial(number, str(number), {"t": number}, {}, {"right": right}, objectives)
+
+
+def test_equal_means_go_to_the_value_listed_first(world: dict[str, Path], tmp_path: Path) -> None:
+    """A tie is won by the candidate asked first, here the smaller share, and its difference is exactly zero."""
     asked = [validation.Question(str(n), "t", "", "?", ("a", "b"), 0) for n in range(4)]
-    trials = {n: search.Trial(str(n), n, {"t": n}, {}) for n in range(3)}
-    answers = {0: {"right": "0011"}, 1: {"right": "1110"}, 2: {"right": "0111"}}
-    ranked, failed = search.rank(trials, answers, asked)
-    assert [row["number"] for row in ranked] == [1, 2, 0] and failed == []
-    summary = search.summarise(ranked, asked, seed=0)
+    trials = [trial(0, "0011", 0.5), trial(1, "1110", 0.75), trial(2, "0111", 0.75)]
+    ranked, failed = search.rank(trials, ["average"])
+    assert [one.number for one in ranked] == [1, 2, 0] and failed == []
+    summary = search.summarise(ranked, {"right": "0000"}, asked, settings(tmp_path, world))
     assert summary["runner_up"]["difference"] == 0.0 and summary["verdict"] == "no real difference"
-    assert summary["runner_up"]["answers_that_differ"] == 2
+    assert summary["runner_up"]["answers_that_differ"] == 2 and summary["no_real_difference"] == 2
+    assert summary["over_base"]["difference"] == 0.75
 
 
-def test_mean_is_over_topics_and_interval_is_paired() -> None:
-    """A topic of one question weighs as much as one of three; equal answers leave an interval of zero width."""
-    asked = [validation.Question(str(n), "a" if n else "b", "", "?", ("a", "b"), 0) for n in range(4)]
-    result = validation.tally("1000", asked)
-    assert result.topics == {"b": 1.0, "a": 0.0} and result.mean == 0.5
-    same = validation.difference("1010", "1010", asked, seed=0)
-    assert (same.value, same.low, same.high) == (0, 0, 0) and not same.is_real
-    better = validation.difference("1111", "0000", asked, seed=0)
-    assert (better.value, better.low, better.high) == (1, 1, 1) and better.is_real
+def test_front_stands_before_what_is_beaten() -> None:
+    """Of two objectives, both ends of the front come first; the one that is worse in both comes last."""
+    trials = [trial(0, "", 0.9, 3.0), trial(1, "", 0.8, 1.0), trial(2, "", 0.85, 3.5), trial(3, "", 0.7, 0.5)]
+    ranked, _ = search.rank(trials, ["average", "unevenness"])
+    assert [one.number for one in ranked] == [0, 1, 3, 2]
 
 
 def test_killed_search_repeats_no_finished_trial(world: dict[str, Path], found: Path, tmp_path: Path) -> None:
@@ -181,8 +182,8 @@ def test_combination_that_is_no_model_is_counted_and_skipped(world: dict[str, Pa
         "merge_method: task_arithmetic\nbase_model: base\ntokenizer: {source: base}\n"
         "models: [{model: expert, parameters: {weight: 1.0}}]\ndtype: float32\n"
     )
-    grid = {"models.*.parameters.weight": [1.0e39, 1.0]}
-    folder = search.main(settings(tmp_path / "run", world, recipe=recipe, grid=grid))
+    space = {"models.*.parameters.weight": [1.0e39, 1.0]}
+    folder = search.main(settings(tmp_path / "run", world, recipe=recipe, space=space))
     rows = list(read_jsonl(folder / "trials.jsonl"))
     assert rows[0]["values"] == {"models.*.parameters.weight": 1.0} and rows[0]["mean"] == 1.0
     assert "are not all finite" in rows[1]["error"] and str(tmp_path) not in rows[1]["error"]
@@ -190,13 +191,32 @@ def test_combination_that_is_no_model_is_counted_and_skipped(world: dict[str, Pa
     assert not (folder / ".trial").exists()
 
 
-def test_grid_that_misspells_is_refused_before_any_merge(world: dict[str, Path], tmp_path: Path) -> None:
-    """A path that is not in the recipe and a value that is no share end the search before it begins."""
-    with pytest.raises(UserError, match="no 'parameters.tt'; did you mean 'parameters.t'"):
-        search.main(settings(tmp_path / "a", world, grid={"parameters.tt": [0.1]}))
-    with pytest.raises(UserError, match="parameters.t=50.*50 is a share"):
-        search.main(settings(tmp_path / "b", world, grid={"parameters.t": [0.1, 50]}))
-    assert not (tmp_path / "b" / "raw").exists()
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"space": {"parameters.tt": [0.1]}}, "no 'parameters.tt'; did you mean 'parameters.t'"),
+        ({"space": {"parameters.t": [0.1, 50]}}, "parameters.t=50.*50 is a share"),
+        ({"space": {"parameters.t": {"low": 0.1, "high": 1.5}}}, "parameters.t=1.5.*1.5 is a share"),
+        ({"space": {"parameters.t": {"low": 0.9, "high": 0.1}}}, "low must be below high"),
+        ({"space": {"parameters.t": {"low": 0.1, "high": 0.9}}, "sampler": "grid"}, "has no step; a grid needs one"),
+        ({"sampler": "cma_es"}, "cma_es searches ranges, 'parameters.t' is a list"),
+        ({"objectives": ["loss"]}, "the objective loss and the setting documents go together"),
+        ({"objectives": ["average", "average"]}, "average, average names one twice"),
+    ],
+)
+def test_mistakes_are_refused_before_any_merge(
+    world: dict[str, Path], tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    """A place that is not there, a value that is none, a sampler that cannot: nothing is merged or measured."""
+    with pytest.raises(UserError, match=message):
+        search.main(settings(tmp_path / "b", world, **changes))
+    assert not (tmp_path / "b" / "raw" / "trials.jsonl").exists() or not (tmp_path / "b/raw/trials.jsonl").read_text()
+
+
+def test_grid_is_called_space_now() -> None:
+    """An older search file is told what the key is called."""
+    with pytest.raises(UserError, match="`grid` is called `space` now"):
+        load(search.Config, {"grid": {"parameters.t": [0.1]}})
 
 
 @pytest.mark.parametrize(

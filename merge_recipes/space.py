@@ -1,0 +1,209 @@
+"""The numbers of a recipe that a search may choose: places in the recipe, and what may stand there.
+
+Every candidate is a plain mergekit recipe again: a number of its own for each expert, a gradient over the layers and
+one value a kind of module are all things that mergekit's own YAML can say.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import Field
+
+from medsmith.config import Block
+from medsmith.errors import UserError
+from merge_recipes.recipe import assign, check_recipe
+
+MOST_STEPS = 1000
+"""A grid over one number finer than this is a mistake."""
+
+
+class Range(Block):
+    """Numbers between two bounds."""
+
+    low: float = Field(description="the smallest value")
+    high: float = Field(description="the largest value")
+    step: float | None = Field(None, gt=0, description="only multiples of this above `low`")
+    log: bool = Field(False, description="spread evenly by factor, not by difference")
+    each: bool = Field(False, description="every model that `*` stands for gets a number of its own")
+    layers: int | None = Field(None, ge=2, description="so many numbers over the layers; mergekit interpolates between")
+    filters: list[str] | None = Field(
+        None, min_length=1, description="a number for each of these parts of tensor names, and one for the rest"
+    )
+
+
+Space = dict[str, list[Any] | Range]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One number that is chosen: from `choices`, or between the bounds of `range`."""
+
+    name: str
+    choices: tuple[Any, ...] = ()
+    low: float = 0.0
+    high: float = 0.0
+    step: float | None = None
+    log: bool = False
+
+    def values(self) -> list[Any]:
+        """Every value, for a grid.
+
+        Raises:
+            UserError: a range without a step, or with one that is far too fine.
+        """
+        if self.choices:
+            return list(self.choices)
+        if self.step is None:
+            raise UserError(f"space: '{self.name}' has no step; a grid needs one, or use sampler=tpe")
+        count = int((self.high - self.low) / self.step + 1e-9) + 1
+        if count > MOST_STEPS:
+            raise UserError(f"space: '{self.name}' has {count:,} steps; choose a larger step")
+        return [self.low + number * self.step for number in range(count)]
+
+
+def axes_of(recipe: Mapping[str, Any], space: Space) -> list[Axis]:
+    """The numbers to choose, in the order of the space.
+
+    Raises:
+        UserError: a place that the recipe does not have, bounds the wrong way round, or nothing to choose.
+    """
+    if not space:
+        raise UserError("space: give at least one place in the recipe with values or bounds")
+    axes = []
+    for path, choice in space.items():
+        assign(recipe, path, 0)  # refuses a place that is not there
+        if isinstance(choice, list):
+            if not choice:
+                raise UserError(f"space: no values for '{path}'")
+            axes.append(Axis(path, tuple(choice)))
+            continue
+        if choice.low >= choice.high:
+            raise UserError(f"space: '{path}' goes from {choice.low:g} to {choice.high:g}; low must be below high")
+        if choice.log and (choice.low <= 0 or choice.step):
+            raise UserError(f"space: '{path}' is spread by factor; that needs low above 0 and no step")
+        for _, names in _parts(recipe, path, choice):
+            axes += [Axis(name, (), choice.low, choice.high, choice.step, choice.log) for name in names]
+    return axes
+
+
+def candidate(recipe: Mapping[str, Any], space: Space, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The recipe with chosen values, by the names of the axes, in their places."""
+    changed = dict(recipe)
+    for path, choice in space.items():
+        if isinstance(choice, list):
+            changed = assign(changed, path, values[path])
+            continue
+        for place, names in _parts(recipe, path, choice):
+            numbers = [values[name] for name in names]
+            width = choice.layers or 1
+            groups = [numbers[start : start + width] for start in range(0, len(numbers), width)]
+            settings: list[Any] = [group if choice.layers else group[0] for group in groups]
+            if choice.filters:
+                named = [
+                    {"filter": part, "value": value} for part, value in zip(choice.filters, settings, strict=False)
+                ]
+                changed = assign(changed, place, [*named, {"value": settings[-1]}])
+            else:
+                changed = assign(changed, place, settings[0])
+    return changed
+
+
+def starting_values(recipe: Mapping[str, Any], space: Space, axes: list[Axis]) -> dict[str, Any] | None:
+    """The recipe's own numbers where all of them lie in the space: the first candidate of a search; else None."""
+    values: dict[str, Any] = {}
+    for path, choice in space.items():
+        parts = [(path, [path])] if isinstance(choice, list) else _parts(recipe, path, choice)
+        for place, names in parts:
+            found = list(_read(recipe, place.split(".")))
+            if not found or any(value != found[0] for value in found):
+                return None
+            values |= dict.fromkeys(names, found[0])
+    for axis in axes:
+        value = values[axis.name]
+        if isinstance(value, bool) or (axis.choices and value not in axis.choices):
+            return None
+        if not axis.choices and not (isinstance(value, int | float) and axis.low <= value <= axis.high):
+            return None
+    return values
+
+
+def check_corners(recipe: Mapping[str, Any], space: Space, axes: list[Axis], where: str) -> None:
+    """Check recipes at the edges of the space: all low, all high, and each choice of a list.
+
+    Raises:
+        UserError: what check_recipe refuses, with the values.
+    """
+    corners = [{axis.name: axis.choices[0] if axis.choices else end(axis) for axis in axes} for end in (_low, _high)]
+    for axis in axes:
+        corners += [corners[0] | {axis.name: value} for value in axis.choices]
+    for values in corners:
+        check_recipe(candidate(recipe, space, values), f"{where} with {shown(values)}")
+
+
+def combinations(axes: list[Axis]) -> list[dict[str, Any]]:
+    """Every choice of one value an axis, the last axis changing fastest."""
+    return [
+        dict(zip((axis.name for axis in axes), row, strict=True))
+        for row in itertools.product(*(a.values() for a in axes))
+    ]
+
+
+def shown(values: Mapping[str, Any]) -> str:
+    """Chosen values for people: three digits of every number."""
+    return ", ".join(
+        f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value}" for name, value in values.items()
+    )
+
+
+def _low(axis: Axis) -> float:
+    return axis.low
+
+
+def _high(axis: Axis) -> float:
+    return axis.high
+
+
+def _parts(recipe: Mapping[str, Any], path: str, choice: Range) -> Iterator[tuple[str, list[str]]]:
+    """(a place in the recipe, the names of its axes): one, or one for each model that `*` stands for."""
+    places = [path]
+    if choice.each:
+        places = list(_each(recipe, path.split("."), []))
+        if places == [path]:
+            raise UserError(f"space: '{path}' has no `*` for `each` to spread over")
+    for place in places:
+        parts = [f"{place}[{part}]" for part in [*choice.filters, "rest"]] if choice.filters else [place]
+        if choice.layers:
+            parts = [f"{part}[{number}]" for part in parts for number in range(choice.layers)]
+        yield place, parts
+
+
+def _each(value: Any, parts: list[str], done: list[str]) -> Iterator[str]:
+    """The path with every `*` replaced by a model's name or an entry's number, where the rest of it exists."""
+    if not parts:
+        yield ".".join(done)
+    elif isinstance(value, Mapping):
+        if parts[0] in value:
+            yield from _each(value[parts[0]], parts[1:], [*done, parts[0]])
+    elif isinstance(value, list):
+        for number, item in enumerate(value):
+            name = item.get("model") if isinstance(item, Mapping) else None
+            if parts[0] in ("*", str(number), name):
+                yield from _each(item, parts[1:], [*done, str(name or number)])
+
+
+def _read(value: Any, parts: list[str]) -> Iterator[Any]:
+    """What stands at a path, at every place that it leads to."""
+    if not parts:
+        yield value
+    elif isinstance(value, Mapping):
+        if parts[0] in value:
+            yield from _read(value[parts[0]], parts[1:])
+    elif isinstance(value, list):
+        for number, item in enumerate(value):
+            name = item.get("model") if isinstance(item, Mapping) else None
+            if parts[0] in ("*", str(number), name):
+                yield from _read(item, parts[1:])
