@@ -238,3 +238,110 @@ def test_bad_questions_are_refused(tmp_path: Path, change: dict[str, Any], messa
     tmp_path.mkdir()
     with pytest.raises(UserError, match="no validation questions"):
         validation.read_questions([tmp_path])
+
+
+@pytest.fixture(scope="module")
+def mixture(world: dict[str, Path]) -> dict[str, Any]:
+    """Three experts to add up: one decides, one is noise that breaks what it is added to, one is harmless."""
+    import numpy as np
+
+    from merge_recipes.stream import copy_small_files
+    from merge_recipes.weights import Entry, Weights, create
+
+    folders = {"base": world["base"], "decisive": world["expert"]}
+    for seed, (name, scale) in enumerate((("noise", 0.15), ("harmless", 1e-4))):
+        folders[name] = world["folder"] / name
+        folders[name].mkdir()
+        source, draw = Weights(world["base"]), np.random.default_rng(seed)
+        with create(folders[name], [Entry(one, "F32", tensor.shape) for one, tensor in source.items()]) as views:
+            for one, tensor in source.items():
+                views[one][:] = tensor.float32() + scale * draw.standard_normal(tensor.data.size)
+        copy_small_files(world["base"], folders[name], "F32")
+    recipe = world["folder"] / "mixture.yml"
+    models = "".join(f"  - {{model: {name}, parameters: {{weight: 0.5}}}}\n" for name in list(folders)[1:])
+    recipe.write_text(
+        "merge_method: task_arithmetic\nbase_model: base\ntokenizer: {source: base}\ndtype: float32\n"
+        f"models:\n{models}"
+    )
+    weights = {"models.*.parameters.weight": {"low": 0.0, "high": 1.0, "each": True}}
+    return {"recipe": recipe, "models": folders, "space": weights}
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe", "cma_es", "nsga2", "grid"])
+def test_every_sampler_finds_the_decisive_expert(
+    world: dict[str, Path], mixture: dict[str, Any], tmp_path: Path, sampler: str
+) -> None:
+    """Within sixty candidates: much of the expert that knows, little of the noise, and nearly all answers right."""
+    space = mixture["space"]
+    if sampler == "grid":
+        space = {f"models.{name}.parameters.weight": [0.0, 0.5, 1.0] for name in ("decisive", "noise", "harmless")}
+    folder = search.main(settings(tmp_path / "run", world, **mixture | {"space": space}, sampler=sampler, budget=60))
+    best = json.loads((folder / "best.json").read_text())
+    weights = {name.split(".")[1]: value for name, value in best["values"].items()}
+    assert best["mean"] > 0.9 and weights["decisive"] > 0.5 > 0.4 > weights["noise"]
+    assert best["parents"]["noise"] < 0.6 and best["over_base"]["low"] > 0.2
+    counts = run.require_finished(folder)["counts"]
+    assert counts["trials"] == (27 if sampler == "grid" else 60) and counts["failed"] == 0
+
+
+def test_search_without_a_plant_says_so(world: dict[str, Path], mixture: dict[str, Any], tmp_path: Path) -> None:
+    """Negative control: with exchanged answers the best of thirty cannot be told from most others."""
+    wrong = {"validation": [world["folder"] / "wrong.jsonl"], "sampler": "tpe", "budget": 30}
+    best = json.loads((search.main(settings(tmp_path / "run", world, **mixture, **wrong)) / "best.json").read_text())
+    assert best["verdict"] == "no real difference" and best["no_real_difference"] >= 15 and best["mean"] < 0.6
+
+
+def test_killed_tpe_search_is_replayed(world: dict[str, Path], mixture: dict[str, Any], tmp_path: Path) -> None:
+    """After nine of fifteen candidates and half a line, the rest is what an uninterrupted search asks, to the byte."""
+    more = {**mixture, "sampler": "tpe", "budget": 15, "objectives": ["margin", "unevenness"], "batch": 3}
+    whole = search.main(settings(tmp_path / "whole", world, **more))
+    lines = (whole / "raw" / "trials.jsonl").read_bytes().splitlines(keepends=True)
+    assert len(lines) == 4 + 15
+    config = settings(tmp_path / "killed", world, **more)
+    with pytest.raises(KeyboardInterrupt), run.start(config, "merge_recipes.search") as this:
+        (this.folder / "raw").mkdir()
+        (this.folder / "raw" / "trials.jsonl").write_bytes(b"".join([*lines[:13], lines[13][:40]]))
+        raise KeyboardInterrupt
+    search.main(config)
+    for name in ("raw/trials.jsonl", "best.json", "trials.jsonl", "front.jsonl", "model.safetensors", "history.png"):
+        assert (config.out / name).read_bytes() == (whole / name).read_bytes()
+    front = list(read_jsonl(whole / "front.jsonl"))
+    assert front[0]["values"] == json.loads((whole / "best.json").read_text())["values"]
+
+
+def test_mergekit_measures_the_same(world: dict[str, Path], mixture: dict[str, Any], tmp_path: Path) -> None:
+    """The candidates that the reference engine makes answer like those that are merged in place."""
+    more = {**mixture, "sampler": "random", "budget": 4}
+    rows = {}
+    for engine in ("stream", "mergekit"):
+        folder = search.main(settings(tmp_path / engine, world, **more, engine=engine))
+        rows[engine] = {str(row["values"]): row for row in read_jsonl(folder / "trials.jsonl")}
+    assert rows["stream"].keys() == rows["mergekit"].keys()
+    for values, row in rows["stream"].items():
+        assert row["right"] == rows["mergekit"][values]["right"]
+
+
+def test_held_out_loss_is_an_objective(world: dict[str, Path], mixture: dict[str, Any], tmp_path: Path) -> None:
+    """The smallest loss of all candidates wins, and it is the written model's own, in nats a byte."""
+    from medsmith.likelihood import document_nll
+    from medsmith.models import load_model, load_tokenizer
+
+    texts = [f"Colour of {n}? It is unknown, says note {n}." for n in range(6)]
+    write_jsonl(tmp_path / "documents.jsonl", [{"text": text} for text in texts])
+    more = {"sampler": "cma_es", "budget": 12, "objectives": ["loss"], "documents": [tmp_path / "documents.jsonl"]}
+    folder = search.main(settings(tmp_path / "run", world, **mixture, **more))
+    losses = [row["objectives"]["loss"] for row in read_jsonl(folder / "trials.jsonl")]
+    assert losses == sorted(losses) and losses[-1] - losses[0] > 0.01
+    found = document_nll(load_model(folder), load_tokenizer(folder), texts)
+    assert losses[0] == pytest.approx(sum(one.nll / one.bytes for one in found) / 6, abs=1e-4)
+    best = json.loads((folder / "best.json").read_text())
+    assert best["objectives"] == {"loss": losses[0]} and best["over_base"]["difference"] < 0.1
+
+
+@pytest.mark.slow
+def test_workers_change_nothing(world: dict[str, Path], mixture: dict[str, Any], tmp_path: Path) -> None:
+    """Three candidates a round on two processes, or on one: the same files."""
+    more = {**mixture, "sampler": "tpe", "budget": 6, "batch": 3}
+    folders = [search.main(settings(tmp_path / str(n), world, **more, workers=n)) for n in (1, 2)]
+    for name in ("best.json", "trials.jsonl", "model.safetensors"):
+        assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
