@@ -15,9 +15,9 @@ AXES = [Axis("decisive", (), 0.0, 1.0), Axis("noise", (), 0.0, 1.0), Axis("harml
 GRID = [Axis(axis.name, (0.0, 0.33, 0.66, 1.0)) for axis in AXES]
 
 
-def planted(values: dict[str, Any]) -> float:
+def planted(values: dict[str, float]) -> float:
     """One expert decides, one is noise that costs, one does neither."""
-    return math.exp(-3 * (values["decisive"] - 0.85) ** 2) - 0.6 * values["noise"] ** 2
+    return math.exp(-3 * (values["decisive"] - 0.85) ** 2) - 0.6 * float(values["noise"]) ** 2
 
 
 def search(name: Any, seed: int, evaluations: int, batch: int = 4, axes: list[Axis] = AXES) -> list[dict[str, Any]]:
@@ -68,7 +68,7 @@ def test_first_values_come_first_and_failures_are_told() -> None:
     """The recipe's own numbers are tried before any other; what makes no model is skipped over."""
     first = {"decisive": 0.5, "noise": 0.25, "harmless": 0.75}
     for name in ("random", "tpe", "cma_es", "nsga2"):
-        sampler = build_sampler(name, AXES, ["maximize"], 0, 1, first, None)  # type: ignore[arg-type]
+        sampler = build_sampler(name, AXES, ["maximize"], 0, 1, first, None)
         asked = sampler.ask(1)
         assert asked == [first]
         sampler.tell([(first, None)])
@@ -78,7 +78,7 @@ def test_first_values_come_first_and_failures_are_told() -> None:
 def test_several_objectives() -> None:
     """NSGA-II and TPE take two; infinities are heard as the worst there is."""
     for name in ("nsga2", "tpe"):
-        sampler = build_sampler(name, AXES, ["maximize", "minimize"], 0, 2, None, None)  # type: ignore[arg-type]
+        sampler = build_sampler(name, AXES, ["maximize", "minimize"], 0, 2, None, None)
         for _ in range(10):
             asked = sampler.ask(2)
             sampler.tell([(values, (planted(values), math.inf)) for values in asked])
