@@ -146,7 +146,7 @@ def keep_ranks(change: torch.Tensor, ranks: tuple[int, int]) -> torch.Tensor:
 
 
 def draw(size: int, density: float, key: int, device: str) -> torch.Tensor:
-    """Which elements DARE keeps: the draws of kernels._mask, a murmur hash of the element's number and the key."""
+    """Which elements DARE keeps: the draws of blocks.mask, a murmur hash of the element's number and the key."""
     last = math.ceil(density * 2**32) - 1
     word = 2**32 - 1
 

@@ -89,7 +89,7 @@ class Inputs:
         return (self.base_address, self.base_kind, int(self.addresses[expert]), int(self.kinds[expert]), self.size)
 
     def note(self, expert: int, bad: int) -> None:
-        """Take down what a pass over one expert's change found not finite; see kernels._load_change."""
+        """Take down what a pass over one expert's change found not finite; see blocks.load_change."""
         self.flaws[expert] += bad & 1
         self.flaws[-1] += bad >> 1
         self.require_finite()

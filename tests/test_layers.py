@@ -24,7 +24,7 @@ HEAVY = {
 }  # fmt: skip
 MAY_IMPORT_HEAVY = {
     "medsmith/models.py", "medsmith/likelihood.py", "medsmith/training.py",
-    "merge_recipes/kernels.py", "merge_recipes/arithmetic_torch.py",
+    "merge_recipes/blocks.py", "merge_recipes/kernels.py", "merge_recipes/arithmetic_torch.py",
 }  # fmt: skip
 
 
