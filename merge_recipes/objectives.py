@@ -33,7 +33,10 @@ DIRECTIONS: dict[str, str] = {
 RESAMPLES = 2000
 
 Row = Mapping[str, Any]
-"""What the journal holds of a candidate: right, margins, losses, suite, or error."""
+"""What the journal holds of a candidate: right, margins, losses, suite and suite_scores; or error."""
+
+OF_ITEMS = ("average", "margin", "loss", "suite")
+"""The objectives that are means of items."""
 
 
 class Items(NamedTuple):
@@ -58,10 +61,19 @@ def items_of(name: str, row: Row, questions: Sequence[Question]) -> Items:
     """The values whose mean an objective is; for those that are no mean of items, right and wrong answers."""
     if name == "loss":
         return Items(np.array(row["losses"], float), ["document"] * len(row["losses"]))
+    if name == "suite":
+        scores = row["suite_scores"]
+        strata = [benchmark for benchmark, values in scores.items() for _ in values]
+        return Items(np.array([value for values in scores.values() for value in values], float), strata)
     topics = [question.topic for question in questions]
     if name == "margin":
         return Items(np.array(row["margins"], float), topics)
     return Items(np.array([int(digit) for digit in row["right"]], float), topics)
+
+
+def items_named(name: str) -> str:
+    """The objective whose items items_of gives."""
+    return name if name in OF_ITEMS else "average"
 
 
 def gains_of(score: Score, base: Score) -> list[float]:
@@ -77,19 +89,32 @@ def unevenness(gains: Sequence[float]) -> float:
     return statistics.stdev(gains) / mean
 
 
-def compare(name: str, first: Row, second: Row, questions: Sequence[Question], seed: int) -> Difference:
-    """The paired difference of two candidates: items are drawn again within their stratum, for both at once."""
-    one, two = items_of(name, first, questions), items_of(name, second, questions)
-    gaps = one.values - two.values
+def compare(name: str, first: Row, others: Sequence[Row], questions: Sequence[Question], seed: int) -> list[Difference]:
+    """The paired difference of a candidate and each other one, with its 95% interval.
+
+    Items are drawn again within their stratum, the same ones for all candidates.
+    """
+    if not others:
+        return []
+    one = items_of(name, first, questions)
+    gaps = np.stack([one.values - items_of(name, row, questions).values for row in others])
     generator = np.random.default_rng(seed)
     strata = np.array(one.strata)
     names = sorted(set(one.strata))
-    means = np.zeros(RESAMPLES)
+    means, values = np.zeros((len(others), RESAMPLES)), np.zeros(len(others))
     for stratum in names:
-        own = gaps[strata == stratum]
-        means += own[generator.integers(0, len(own), (RESAMPLES, len(own)))].mean(axis=1) / len(names)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return Difference(round(_mean(gaps, one.strata), 6), round(float(low), 6), round(float(high), 6))
+        own = gaps[:, strata == stratum]
+        count = own.shape[1]
+        # How often each item is drawn in each resample.
+        drawn = generator.integers(0, count, (RESAMPLES, count)) + count * np.arange(RESAMPLES)[:, None]
+        times = np.bincount(drawn.ravel(), minlength=RESAMPLES * count).reshape(RESAMPLES, count)
+        means += own @ times.T / (count * len(names))
+        values += own.mean(axis=1) / len(names)
+    low, high = np.quantile(means, [0.025, 0.975], axis=1)
+    return [
+        Difference(round(float(value), 6), round(float(down), 6), round(float(up), 6))
+        for value, down, up in zip(values, low, high, strict=True)
+    ]
 
 
 def front_of(values: Mapping[int, Sequence[float]], directions: Sequence[str]) -> list[int]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import difflib
-import itertools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -124,20 +123,8 @@ def assign(recipe: Mapping[str, Any], path: str, value: Any) -> dict[str, Any]:
         places = sorted(set(_places(recipe)))
         near = difflib.get_close_matches(path, places, n=1, cutoff=0.0)
         hint = f"did you mean '{near[0]}'? " if near else ""
-        raise UserError(f"grid: the recipe has no '{path}'; {hint}Set a first value there in the recipe")
+        raise UserError(f"space: the recipe has no '{path}'; {hint}Set a first value there in the recipe")
     return changed
-
-
-def combinations(grid: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
-    """Every choice of one value per path, the last path changing fastest.
-
-    Raises:
-        UserError: no path, or a path without values.
-    """
-    empty = [path for path, values in grid.items() if not values]
-    if empty or not grid:
-        raise UserError(f"grid: no values for {empty[0]!r}" if empty else "grid: give at least one path with values")
-    return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
 
 
 def _assign(value: Any, parts: list[str], new: Any) -> int:

@@ -7,7 +7,8 @@ one value a kind of module are all things that mergekit's own YAML can say.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,13 +21,19 @@ from merge_recipes.recipe import assign, check_recipe
 MOST_STEPS = 1000
 """A grid over one number finer than this is a mistake."""
 
+MOST_COMBINATIONS = 1_000_000
+"""Nobody waits for a grid of more."""
+
+DIGITS = 12
+"""Steps are rounded to so many decimals, so that 0.1 + 2 x 0.1 is 0.3."""
+
 
 class Range(Block):
     """Numbers between two bounds."""
 
-    low: float = Field(description="the smallest value")
-    high: float = Field(description="the largest value")
-    step: float | None = Field(None, gt=0, description="only multiples of this above `low`")
+    low: float = Field(allow_inf_nan=False, description="the smallest value")
+    high: float = Field(allow_inf_nan=False, description="the largest value")
+    step: float | None = Field(None, gt=0, allow_inf_nan=False, description="only multiples of this above `low`")
     log: bool = Field(False, description="spread evenly by factor, not by difference")
     each: bool = Field(False, description="every model that `*` stands for gets a number of its own")
     layers: int | None = Field(None, ge=2, description="so many numbers over the layers; mergekit interpolates between")
@@ -59,21 +66,22 @@ class Axis:
             return list(self.choices)
         if self.step is None:
             raise UserError(f"space: '{self.name}' has no step; a grid needs one, or use sampler=tpe")
-        count = int((self.high - self.low) / self.step + 1e-9) + 1
+        count = _steps(self.low, self.high, self.step) + 1
         if count > MOST_STEPS:
             raise UserError(f"space: '{self.name}' has {count:,} steps; choose a larger step")
-        return [self.low + number * self.step for number in range(count)]
+        return [round(self.low + number * self.step, DIGITS) for number in range(count)]
 
 
 def axes_of(recipe: Mapping[str, Any], space: Space) -> list[Axis]:
     """The numbers to choose, in the order of the space.
 
     Raises:
-        UserError: a place that the recipe does not have, bounds the wrong way round, or nothing to choose.
+        UserError: a place that the recipe does not have, bounds the wrong way round, nothing to choose, or a place
+            that is given again further down.
     """
     if not space:
         raise UserError("space: give at least one place in the recipe with values or bounds")
-    axes = []
+    axes: list[Axis] = []
     for path, choice in space.items():
         assign(recipe, path, 0)  # refuses a place that is not there
         if isinstance(choice, list):
@@ -85,9 +93,37 @@ def axes_of(recipe: Mapping[str, Any], space: Space) -> list[Axis]:
             raise UserError(f"space: '{path}' goes from {choice.low:g} to {choice.high:g}; low must be below high")
         if choice.log and (choice.low <= 0 or choice.step):
             raise UserError(f"space: '{path}' is spread by factor; that needs low above 0 and no step")
+        high = choice.high
+        if choice.step:  # the largest value that the steps reach
+            high = round(choice.low + _steps(choice.low, high, choice.step) * choice.step, DIGITS)
+            if high <= choice.low:
+                raise UserError(
+                    f"space: '{path}' has a step of {choice.step:g}, beyond its bounds; choose a smaller one"
+                )
         for _, names in _parts(recipe, path, choice):
-            axes += [Axis(name, (), choice.low, choice.high, choice.step, choice.log) for name in names]
+            axes += [Axis(name, (), choice.low, high, choice.step, choice.log) for name in names]
+    _refuse_hidden(recipe, space)
     return axes
+
+
+def _steps(low: float, high: float, step: float) -> int:
+    return int((high - low) / step + 1e-9)
+
+
+def _is_each(choice: list[Any] | Range) -> bool:
+    return isinstance(choice, Range) and choice.each
+
+
+def _refuse_hidden(recipe: Mapping[str, Any], space: Space) -> None:
+    """UserError where a number has no effect, since places further down the space take over all that it sets."""
+    taken: dict[str, str] = {}
+    for path, choice in reversed(space.items()):
+        places = _places(recipe, path)
+        for place, concrete in [(one, [one]) for one in places] if _is_each(choice) else [(path, places)]:
+            if all(one in taken for one in concrete):
+                later = taken[concrete[0]]
+                raise UserError(f"space: '{later}' stands below '{place}' and takes its place; leave out one of them")
+            taken |= {one: path for one in concrete if one not in taken}
 
 
 def candidate(recipe: Mapping[str, Any], space: Space, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -118,17 +154,21 @@ def starting_values(recipe: Mapping[str, Any], space: Space, axes: list[Axis]) -
     for path, choice in space.items():
         parts = [(path, [path])] if isinstance(choice, list) else _parts(recipe, path, choice)
         for place, names in parts:
-            found = list(_read(recipe, place.split(".")))
-            if not found or any(value != found[0] for value in found):
+            found = [value for _, value in _walk(recipe, place.split("."), [])]
+            if any(value != found[0] for value in found):
                 return None
             values |= dict.fromkeys(names, found[0])
-    for axis in axes:
-        value = values[axis.name]
-        if isinstance(value, bool) or (axis.choices and value not in axis.choices):
-            return None
-        if not axis.choices and not (isinstance(value, int | float) and axis.low <= value <= axis.high):
-            return None
-    return values
+    return values if all(_fits(axis, values[axis.name]) for axis in axes) else None
+
+
+def _fits(axis: Axis, value: Any) -> bool:
+    flag = isinstance(value, bool)  # which Python counts among the numbers
+    if axis.choices:
+        return any(value == choice and flag == isinstance(choice, bool) for choice in axis.choices)
+    if flag or not isinstance(value, int | float) or not axis.low <= value <= axis.high:
+        return False
+    steps = (value - axis.low) / axis.step if axis.step else 0.0
+    return abs(steps - round(steps)) < 1e-9
 
 
 def check_corners(recipe: Mapping[str, Any], space: Space, axes: list[Axis], where: str) -> None:
@@ -137,19 +177,37 @@ def check_corners(recipe: Mapping[str, Any], space: Space, axes: list[Axis], whe
     Raises:
         UserError: what check_recipe refuses, with the values.
     """
-    corners = [{axis.name: axis.choices[0] if axis.choices else end(axis) for axis in axes} for end in (_low, _high)]
+    corners = [_corner(axes, _low), _corner(axes, _high)]
     for axis in axes:
         corners += [corners[0] | {axis.name: value} for value in axis.choices]
     for values in corners:
         check_recipe(candidate(recipe, space, values), f"{where} with {shown(values)}")
 
 
+def low_corner(axes: list[Axis]) -> dict[str, Any]:
+    """The first choice of every list and the lower end of every range."""
+    return _corner(axes, _low)
+
+
+def _corner(axes: list[Axis], end: Callable[[Axis], float]) -> dict[str, Any]:
+    return {axis.name: axis.choices[0] if axis.choices else end(axis) for axis in axes}
+
+
+def size_of(axes: list[Axis]) -> int:
+    """How many combinations a grid has."""
+    return math.prod(len(axis.values()) for axis in axes)
+
+
 def combinations(axes: list[Axis]) -> list[dict[str, Any]]:
-    """Every choice of one value an axis, the last axis changing fastest."""
-    return [
-        dict(zip((axis.name for axis in axes), row, strict=True))
-        for row in itertools.product(*(a.values() for a in axes))
-    ]
+    """Every choice of one value an axis, the last axis changing fastest.
+
+    Raises:
+        UserError: far too many.
+    """
+    if (size := size_of(axes)) > MOST_COMBINATIONS:
+        raise UserError(f"space: the grid has {size:,} combinations; take fewer values, or sampler=random")
+    names = [axis.name for axis in axes]
+    return [dict(zip(names, row, strict=True)) for row in itertools.product(*(axis.values() for axis in axes))]
 
 
 def shown(values: Mapping[str, Any]) -> str:
@@ -169,41 +227,31 @@ def _high(axis: Axis) -> float:
 
 def _parts(recipe: Mapping[str, Any], path: str, choice: Range) -> Iterator[tuple[str, list[str]]]:
     """(a place in the recipe, the names of its axes): one, or one for each model that `*` stands for."""
-    places = [path]
-    if choice.each:
-        places = list(_each(recipe, path.split("."), []))
-        if places == [path]:
-            raise UserError(f"space: '{path}' has no `*` for `each` to spread over")
-    for place in places:
+    if choice.each and "*" not in path.split("."):
+        raise UserError(f"space: '{path}' has no `*` for `each` to spread over")
+    for place in _places(recipe, path) if choice.each else [path]:
         parts = [f"{place}[{part}]" for part in [*choice.filters, "rest"]] if choice.filters else [place]
         if choice.layers:
             parts = [f"{part}[{number}]" for part in parts for number in range(choice.layers)]
         yield place, parts
 
 
-def _each(value: Any, parts: list[str], done: list[str]) -> Iterator[str]:
-    """The path with every `*` replaced by a model's name or an entry's number, where the rest of it exists."""
+def _places(recipe: Mapping[str, Any], path: str) -> list[str]:
+    """Every place that a path leads to: `*` replaced by a model's name or an entry's number."""
+    return list(dict.fromkeys(place for place, _ in _walk(recipe, path.split("."), [])))
+
+
+def _walk(value: Any, parts: list[str], done: list[str]) -> Iterator[tuple[str, Any]]:
+    """(a place, what stands there) for all that a path leads to; as recipe.assign goes."""
     if not parts:
-        yield ".".join(done)
+        yield ".".join(done), value
     elif isinstance(value, Mapping):
         if parts[0] in value:
-            yield from _each(value[parts[0]], parts[1:], [*done, parts[0]])
+            yield from _walk(value[parts[0]], parts[1:], [*done, parts[0]])
     elif isinstance(value, list):
         for number, item in enumerate(value):
             name = item.get("model") if isinstance(item, Mapping) else None
             if parts[0] in ("*", str(number), name):
-                yield from _each(item, parts[1:], [*done, str(name or number)])
-
-
-def _read(value: Any, parts: list[str]) -> Iterator[Any]:
-    """What stands at a path, at every place that it leads to."""
-    if not parts:
-        yield value
-    elif isinstance(value, Mapping):
-        if parts[0] in value:
-            yield from _read(value[parts[0]], parts[1:])
-    elif isinstance(value, list):
-        for number, item in enumerate(value):
-            name = item.get("model") if isinstance(item, Mapping) else None
-            if parts[0] in ("*", str(number), name):
-                yield from _read(item, parts[1:])
+                # A name with a dot cannot stand in a path.
+                own = name if isinstance(name, str) and "." not in name else str(number)
+                yield from _walk(item, parts[1:], [*done, own])

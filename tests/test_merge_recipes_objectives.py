@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from merge_recipes.objectives import compare, front_of, gains_of, measure, unevenness
+from merge_recipes.objectives import compare, front_of, gains_of, items_named, measure, unevenness
 from merge_recipes.validation import Question, tally
 
 QUESTIONS = [Question(str(n), "large" if n else "small", "", "?", ("a", "b"), 0) for n in range(4)]
@@ -35,16 +35,27 @@ def test_unevenness_of_no_gain_is_infinite() -> None:
 
 def test_intervals_are_paired_and_stratified() -> None:
     """Equal answers leave an interval of no width, opposite ones are one apart; small gains stay within chance."""
-    assert compare("average", ROW, ROW, QUESTIONS, 0) == compare("loss", ROW, ROW, QUESTIONS, 0)
-    same = compare("average", ROW, ROW, QUESTIONS, 0)
-    assert (same.value, same.low, same.high, same.is_real) == (0.0, 0.0, 0.0, False)
-    better = compare("average", {"right": "1111"}, {"right": "0000"}, QUESTIONS, 0)
+    for name in ("average", "margin", "loss", "unevenness"):
+        (same,) = compare(name, ROW, [ROW], QUESTIONS, 0)
+        assert (same.value, same.low, same.high, same.is_real) == (0.0, 0.0, 0.0, False)
+    better, worse = compare("average", {"right": "1111"}, [{"right": "0000"}, {"right": "0111"}], QUESTIONS, 0)
     assert (better.value, better.low, better.high, better.is_real) == (1.0, 1.0, 1.0, True)
+    assert (worse.value, worse.low, worse.high) == (0.5, 0.5, 0.5)  # the topic of one question is always drawn
     asked = [Question(str(n), "t", "", "?", ("a", "b"), 0) for n in range(200)]
-    chance = compare("average", {"right": "10" * 100}, {"right": "01" * 99 + "00"}, asked, 0)
+    (chance,) = compare("average", {"right": "10" * 100}, [{"right": "01" * 99 + "00"}], asked, 0)
     assert chance.low < 0 < chance.high and chance.value == pytest.approx(0.005)
-    real = compare("average", {"right": "1" * 120 + "0" * 80}, {"right": "1" * 90 + "0" * 110}, asked, 0)
+    (real,) = compare("average", {"right": "1" * 120 + "0" * 80}, [{"right": "1" * 90 + "0" * 110}], asked, 0)
     assert real.is_real and real.low == pytest.approx(0.1, abs=0.03)
+    assert compare("average", ROW, [], QUESTIONS, 0) == []
+
+
+def test_suites_are_compared_by_their_items() -> None:
+    """An item of a suite is drawn within its benchmark, and pairs with the same item of the other candidate."""
+    one = {"suite": 0.75, "suite_scores": {"a": [1.0, 0.5, 0.5, 0.0], "b": [1.0]}}
+    other = {"suite": 0.25, "suite_scores": {"a": [0.5, 0.5, 0.5, 0.5], "b": [0.0]}}
+    (gap,) = compare("suite", one, [other], [], 0)
+    assert gap.value == 0.5 and gap.is_real and 0.2 < gap.low < 0.5 < gap.high < 0.8
+    assert items_named("suite") == "suite" and items_named("datasets_gained") == "average"
 
 
 def test_front() -> None:

@@ -323,14 +323,6 @@ def test_values_are_set_by_wildcard_number_and_name() -> None:
         recipes.assign(recipe, "models.*.parameters.wait", 0.2)
 
 
-def test_grid_is_every_combination_in_order() -> None:
-    """Two paths of two and three values are six combinations, the first values first."""
-    found = recipes.combinations({"a": [1, 2], "b": [3, 4, 5]})
-    assert found[:2] == [{"a": 1, "b": 3}, {"a": 1, "b": 4}] and len(found) == 6
-    with pytest.raises(UserError, match="no values for 'b'"):
-        recipes.combinations({"a": [1], "b": []})
-
-
 def test_resolved_recipe_has_absolute_folders_and_keeps_mergekit_off_the_vocabulary(tmp_path: Path) -> None:
     """Paths with + and @ reach mergekit whole; the tokenizer block, which would cut the vocabulary, does not."""
     from mergekit.config import MergeConfiguration

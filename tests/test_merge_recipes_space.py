@@ -13,6 +13,7 @@ from merge_recipes.space import Axis, Range, axes_of, candidate, check_corners, 
 
 TIES = load_recipe(Path(__file__).parents[1] / "merge_recipes" / "ties.yml")
 WEIGHT = "models.*.parameters.weight"
+OF_CLINICAL = "models.clinical.parameters.weight"
 EXPERTS = ["pubmed", "clinical", "medwiki", "guidelines", "medcode"]
 
 
@@ -79,6 +80,27 @@ def test_the_recipes_own_numbers_come_first_where_they_fit() -> None:
     assert starting_values(unlike, space, axes) is None
 
 
+def test_a_place_of_its_own_may_stand_below_one_for_all() -> None:
+    """One number for four experts and one for the fifth: the place further down counts."""
+    space: dict[str, Any] = {WEIGHT: [0.1, 0.2], OF_CLINICAL: Range(low=0.5, high=1.0)}
+    axes = axes_of(TIES, space)
+    assert own(candidate(TIES, space, {WEIGHT: 0.1, OF_CLINICAL: 0.7}), "weight") == [0.1, 0.7, 0.1, 0.1, 0.1]
+    assert [axis.name for axis in axes] == [WEIGHT, OF_CLINICAL]
+
+
+def test_steps_end_where_they_reach() -> None:
+    """A range ends at its last whole step, and steps are numbers that a person would write."""
+    (axis,) = axes_of(TIES, {WEIGHT: Range(low=0.1, high=0.75, step=0.1)})
+    assert axis.high == 0.7 and axis.values() == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]
+    fits: dict[str, Any] = {WEIGHT: Range(low=0.1, high=0.75, step=0.1)}
+    assert starting_values(TIES, fits, axes_of(TIES, fits)) == {WEIGHT: 0.5}
+    beside: dict[str, Any] = {WEIGHT: Range(low=0.15, high=0.75, step=0.1)}
+    assert starting_values(TIES, beside, axes_of(TIES, beside)) is None
+    flag: dict[str, Any] = {"parameters.normalize": [True, False]}
+    assert starting_values(TIES, flag, axes_of(TIES, flag)) == {"parameters.normalize": True}
+    assert starting_values(TIES, {"parameters.lambda": [True]}, axes_of(TIES, {"parameters.lambda": [True]})) is None
+
+
 @pytest.mark.parametrize(
     ("space", "message"),
     [
@@ -90,6 +112,12 @@ def test_the_recipes_own_numbers_come_first_where_they_fit() -> None:
         ({"parameters.lambda": Range(low=0, high=1, each=True)}, "no `\\*` for `each`"),
         ({"models.*.parameters.density": Range(low=0.5, high=1.2)}, "1.2 is a share"),
         ({WEIGHT: [0.1, "much"]}, "weight=much"),
+        ({WEIGHT: Range(low=0, high=0.5, step=0.6)}, "a step of 0.6, beyond its bounds"),
+        (
+            {WEIGHT: Range(low=0, high=1, each=True), OF_CLINICAL: [0.5]},
+            f"'{OF_CLINICAL}' stands below '{OF_CLINICAL}'",
+        ),
+        ({OF_CLINICAL: [0.5], WEIGHT: [0.1]}, "'models.*.parameters.weight' stands below 'models.clinical"),
     ],
 )
 def test_a_space_that_makes_no_recipe_is_refused(space: dict[str, Any], message: str) -> None:
@@ -102,4 +130,6 @@ def test_too_fine_a_grid_is_a_mistake() -> None:
     """Ten thousand steps of one number are not searched by accident."""
     with pytest.raises(UserError, match="has 10,001 steps; choose a larger step"):
         Axis("w", (), 0.0, 1.0, 1e-4).values()
+    with pytest.raises(UserError, match="1,771,561 combinations"):
+        combinations([Axis(str(n), (), 0.0, 1.0, 0.1) for n in range(6)])
     assert shown({"a": 0.123456, "b": True}) == "a=0.123, b=True"
