@@ -208,7 +208,9 @@ class Shop:
 
         self.recipe, self.folder = None, folder
         weights, state = Weights(folder), self.model.state_dict()
-        if any(name not in state or tuple(state[name].shape) != shape for name, shape in weights.shapes.items()):
+        shapes = {name: tuple(value.shape) for name, value in state.items()}
+        own = {name for name, _ in self.model.named_parameters()}
+        if not own <= weights.keys() or not weights.shapes.items() <= shapes.items():
             self.model = load_model(folder, self.bench.score_dtype, self.device)  # of another depth
             return
         with torch.no_grad():

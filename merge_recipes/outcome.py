@@ -58,7 +58,7 @@ def rank(trials: Sequence[Trial], objectives: Sequence[str]) -> tuple[list[Trial
     scored = [trial for trial in once if trial.objectives is not None]
     failed = [trial for trial in once if trial.objectives is None]
     if not scored:
-        raise UserError(f"every candidate failed; the first: {failed[0].row['error']}" if failed else "no time for one")
+        raise UserError(f"every candidate failed; the first: {failed[0].row['error']}")
     return order(scored, objectives), failed
 
 

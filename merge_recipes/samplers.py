@@ -105,8 +105,10 @@ class _Optuna:
                 )
             if len(directions) > 1:
                 raise UserError("sampler=cma_es searches for one objective; use nsga2 or tpe for several")
+        self._axes = axes
+        # Of a list the place is chosen: Optuna knows no lists as choices, and takes 1 and True for the same.
         self._kinds: dict[str, BaseDistribution] = {
-            axis.name: CategoricalDistribution(axis.choices)
+            axis.name: CategoricalDistribution(range(len(axis.choices)))
             if axis.choices
             else FloatDistribution(axis.low, axis.high, step=axis.step, log=axis.log)
             for axis in axes
@@ -117,7 +119,7 @@ class _Optuna:
                 directions=list(directions), sampler=self._make(optuna.samplers, name, seed, batch, first)
             )
         if first is not None:
-            self._study.enqueue_trial(first)
+            self._study.enqueue_trial({axis.name: axis.place_of(first[axis.name]) for axis in axes})
         self._open: list[Any] = []
 
     def _make(self, samplers: Any, name: str, seed: int, batch: int, first: dict[str, Any] | None) -> Any:
@@ -135,7 +137,7 @@ class _Optuna:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             self._open = [self._study.ask(fixed_distributions=self._kinds) for _ in range(count)]
-        return [{name: trial.params[name] for name in self._kinds} for trial in self._open]
+        return [{axis.name: axis.value_at(trial.params[axis.name]) for axis in self._axes} for trial in self._open]
 
     def tell(self, told: Sequence[tuple[dict[str, Any], tuple[float, ...] | None]]) -> None:
         """Hand the values on; what makes no model is a failed trial."""

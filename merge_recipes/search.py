@@ -29,7 +29,7 @@ from merge_recipes.objectives import DIRECTIONS, ObjectiveName
 from merge_recipes.outcome import Trial, rank, summarise, write_outcome
 from merge_recipes.samplers import SamplerName, build_sampler, choose_sampler
 from merge_recipes.space import Axis, Space, axes_of, candidate, check_corners, low_corner, size_of, starting_values
-from merge_recipes.validation import Question, read_questions
+from merge_recipes.validation import Question, read_questions, read_texts
 
 LOG = logging.getLogger(__name__)
 
@@ -59,7 +59,9 @@ class Config(config.Config):
         "every model), layers (so many over the depth), filters (one for each part of tensor names)"
     )
     validation: list[Path] = Field(description="files or folders of multiple-choice questions; never test data")
-    documents: list[Path] = Field([], description="held-out documents (*.jsonl with `text`), for the objective loss")
+    documents: list[Path] = Field(
+        [], description="held-out documents (*.jsonl with `text`) for the objective loss; not those of the evaluation"
+    )
     suite: Suite | None = Field(None, description="an evaluation suite, for the objective suite")
     objectives: list[ObjectiveName] = Field(
         ["average"],
@@ -73,7 +75,7 @@ class Config(config.Config):
     budget: int | None = Field(
         None, ge=1, description=f"at most so many candidates; default: all of a grid, else {DEFAULT_BUDGET}"
     )
-    minutes: float | None = Field(None, gt=0, description="ask for no more after so many minutes of this run")
+    minutes: float | None = Field(None, gt=0, description="ask for no more after so many minutes")
     batch: int = Field(1, ge=1, description="candidates proposed at once, before any of them is known")
     dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
         None, description="merge and save in this type; default: the recipe's"
@@ -121,7 +123,9 @@ def main(settings: Config) -> Path:
         facts = build(ranked[0].recipe, folders, settings.out, settings.dtype, settings.seed, engine)
         this.facts |= facts | {"search": {key: best[key] for key in ("values", "mean", "verdict", "parents")}}
         write_outcome(settings.out, best, ranked, failed, questions, settings.objectives)
-        return this.finish(trials=len(trials), scored=len(ranked), failed=len(failed), questions=len(questions))
+        counts = {"trials": len(trials), "scored": len(ranked), "failed": len(failed)}
+        repeated = len(trials) - len(ranked) - len(failed)
+        return this.finish(**counts, repeated=repeated, questions=len(questions))
 
 
 def _check(settings: Config) -> None:
@@ -145,7 +149,7 @@ def _search(
     """(every candidate in the order of asking, the journal's row of every parent)."""
     from medsmith.journal import Journal
     from medsmith.progress import Bar
-    from medsmith.records import read_jsonl, write_json
+    from medsmith.records import write_json
     from merge_recipes.candidates import Bench, crew
     from merge_recipes.trials import Loop, context_of
 
@@ -156,7 +160,7 @@ def _search(
     budget = (
         min(settings.budget or size_of(axes), size_of(axes)) if name == "grid" else settings.budget or DEFAULT_BUDGET
     )
-    documents = tuple(str(row["text"]) for path in settings.documents for row in read_jsonl(path))
+    documents = tuple(read_texts(settings.documents))
     bench = Bench(
         tuple(folders.items()), recipe["base_model"], tuple(questions), documents, settings.dtype,
         settings.score_dtype, settings.device, settings.batch_tokens, settings.seed, settings.engine,

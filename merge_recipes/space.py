@@ -71,6 +71,26 @@ class Axis:
             raise UserError(f"space: '{self.name}' has {count:,} steps; choose a larger step")
         return [round(self.low + number * self.step, DIGITS) for number in range(count)]
 
+    def fits(self, value: Any) -> bool:
+        """Whether a value can be chosen."""
+        flag = isinstance(value, bool)  # which Python counts among the numbers
+        if self.choices:
+            return any(value == choice and flag == isinstance(choice, bool) for choice in self.choices)
+        if flag or not isinstance(value, int | float) or not self.low <= value <= self.high:
+            return False
+        steps = (value - self.low) / self.step if self.step else 0.0
+        return abs(steps - round(steps)) < 1e-9
+
+    def place_of(self, value: Any) -> Any:
+        """Where a value that fits stands among the choices; of a range the value itself."""
+        flag = isinstance(value, bool)
+        places = (n for n, choice in enumerate(self.choices) if value == choice and flag == isinstance(choice, bool))
+        return next(places, value)
+
+    def value_at(self, place: Any) -> Any:
+        """The value of a place: the reverse of place_of."""
+        return self.choices[place] if self.choices else place
+
 
 def axes_of(recipe: Mapping[str, Any], space: Space) -> list[Axis]:
     """The numbers to choose, in the order of the space.
@@ -158,17 +178,7 @@ def starting_values(recipe: Mapping[str, Any], space: Space, axes: list[Axis]) -
             if any(value != found[0] for value in found):
                 return None
             values |= dict.fromkeys(names, found[0])
-    return values if all(_fits(axis, values[axis.name]) for axis in axes) else None
-
-
-def _fits(axis: Axis, value: Any) -> bool:
-    flag = isinstance(value, bool)  # which Python counts among the numbers
-    if axis.choices:
-        return any(value == choice and flag == isinstance(choice, bool) for choice in axis.choices)
-    if flag or not isinstance(value, int | float) or not axis.low <= value <= axis.high:
-        return False
-    steps = (value - axis.low) / axis.step if axis.step else 0.0
-    return abs(steps - round(steps)) < 1e-9
+    return values if all(axis.fits(values[axis.name]) for axis in axes) else None
 
 
 def check_corners(recipe: Mapping[str, Any], space: Space, axes: list[Axis], where: str) -> None:

@@ -77,7 +77,7 @@ class Loop:
     def measure_candidates(self, sampler: Sampler, budget: int, batch: int, base: Mapping[str, Any]) -> list[Trial]:
         """Every candidate in the order of asking, until the budget or the time is used up or the grid is at its end."""
         trials: list[Trial] = []
-        while len(trials) < budget and not self._late():
+        while len(trials) < budget and not (trials and self._late()):
             asked = sampler.ask(min(batch, budget - len(trials)))
             if not asked:
                 break

@@ -83,6 +83,21 @@ def read_questions(paths: Sequence[Path]) -> list[Question]:
     return [found[key] for key in sorted(found)]
 
 
+def read_texts(paths: Sequence[Path]) -> list[str]:
+    """The `text` of every row of some files, for the loss on them.
+
+    Raises:
+        UserError: a row without text.
+    """
+    texts = []
+    for path in paths:
+        for number, row in enumerate(read_jsonl(path), 1):
+            if not isinstance(row.get("text"), str) or not row["text"]:
+                raise UserError(f"{path} row {number}: no `text`; give JSON Lines of documents")
+            texts.append(row["text"])
+    return texts
+
+
 @dataclass(frozen=True)
 class Answers:
     """What a model says to every question, in the order of read_questions."""

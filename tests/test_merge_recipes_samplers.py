@@ -90,3 +90,17 @@ def test_larger_budget_of_a_grid_adds() -> None:
     """What a small budget draws from a grid is among what a larger one draws."""
     small, large = ({str(values) for values in search("grid", 3, n, axes=GRID)} for n in (10, 25))
     assert len(small) == 10 and len(large) == 25 and small < large
+
+
+@pytest.mark.parametrize("name", ["random", "tpe", "nsga2"])
+def test_lists_may_hold_anything(name: Any) -> None:
+    """Numbers, flags, texts and lists are chosen as they stand: 1 is not True, and the first values are tried first."""
+    axes = [Axis("a", (1, True, "ties", [0, 1])), Axis("b", (), 0.0, 1.0, 0.25)]
+    sampler = build_sampler(name, axes, ["maximize"], 0, 1, {"a": True, "b": 0.5}, None)
+    asked = []
+    for _ in range(40):
+        asked += sampler.ask(1)
+        sampler.tell([(asked[-1], (float(asked[-1]["a"] == [0, 1]),))])
+    assert asked[0] == {"a": True, "b": 0.5} and asked[0]["a"] is True
+    assert {repr(values["a"]) for values in asked} == {"1", "True", "'ties'", "[0, 1]"}
+    assert {values["b"] for values in asked} <= {0.0, 0.25, 0.5, 0.75, 1.0}

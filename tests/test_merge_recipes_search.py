@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +109,13 @@ def test_planted_best_is_found(world: dict[str, Path], found: Path) -> None:
         assert row["mean"] == pytest.approx((row["topics"]["large"] + row["topics"]["small"]) / 2, abs=1e-5)
     again = validation.score(load_model(found), load_tokenizer(found), validation.read_questions([world["true"]]))
     assert again.right == rows[0]["right"] and len(again.right) == 24
-    assert run.require_finished(found)["counts"] == {"trials": 3, "scored": 3, "failed": 0, "questions": 24}
+    assert run.require_finished(found)["counts"] == {
+        "trials": 3,
+        "scored": 3,
+        "failed": 0,
+        "repeated": 0,
+        "questions": 24,
+    }
     assert (best["sampler"], best["asked"], best["candidates"]) == ("grid", 3, 3)
     spent = json.loads((found / "log" / "search.json").read_text())
     assert spent["candidates"] == 3 and spent["seconds_to_make_each"] > 0 < spent["seconds_to_measure_each"]
@@ -316,6 +326,34 @@ def test_held_out_loss_is_an_objective(world: dict[str, Path], mixture: dict[str
     assert losses[0] == pytest.approx(sum(one.nll / one.bytes for one in found) / 6, abs=1e-4)
     best = json.loads((folder / "best.json").read_text())
     assert best["objectives"] == {"loss": losses[0]} and best["over_base"]["difference"] < 0.1
+
+
+@pytest.mark.slow
+def test_a_killed_process_continues(world: dict[str, Path], mixture: dict[str, Any], tmp_path: Path) -> None:
+    """SIGKILL between two candidates: of those that were done none is measured again, and the end is the same."""
+    more = {**mixture, "sampler": "cma_es", "budget": 40}
+    folders = {name: str(path) for name, path in mixture["models"].items()}
+    given = {"recipe": str(mixture["recipe"]), "models": folders, "validation": [str(world["true"])]}
+    (tmp_path / "search.yml").write_text(json.dumps(more | given))
+    command = [sys.executable, "-m", "merge_recipes.search", str(tmp_path / "search.yml"), f"out={tmp_path / 'killed'}"]
+    journal = tmp_path / "killed" / "raw" / "trials.jsonl"
+    process = subprocess.Popen(command, cwd=RECIPES.parent, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 120
+        while not (journal.exists() and journal.read_bytes().count(b"\n") >= 12) and process.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    kept = journal.read_bytes()
+    assert 12 <= kept.count(b"\n") < 44 and not (tmp_path / "killed" / "run.json").exists()
+    killed = search.main(settings(tmp_path / "killed", world, **more))
+    whole = search.main(settings(tmp_path / "whole", world, **more))
+    assert journal.read_bytes().startswith(kept[: kept.rindex(b"\n") + 1])
+    for name in ("raw/trials.jsonl", "best.json", "trials.jsonl", "model.safetensors", "history.png"):
+        assert (killed / name).read_bytes() == (whole / name).read_bytes()
+    assert run.require_finished(killed)["digest"] == run.require_finished(whole)["digest"]
 
 
 @pytest.mark.slow
