@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.merge_models import CHUNK, to_float32
-from merge_recipes.arithmetic import ranks_of
+from merge_recipes.cuts import ranks_of
 from merge_recipes.numbers import layer_of, numbers_for
 from merge_recipes.recipe import names_of
 from merge_recipes.weights import Tensor, Weights
