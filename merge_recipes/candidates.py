@@ -255,7 +255,8 @@ class Shop:
         settings = out.with_suffix(".json")
         settings.write_text(self.bench.suite)
         command = [sys.executable, "-m", "eval.run", str(settings), f"out={out}", f"model={folder}", "name=candidate"]
-        found = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        clone = Path(__file__).parents[1]  # stages are run from there, and a worker of Ray begins elsewhere
+        found = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, cwd=clone)
         if found.returncode:
             said = (found.stderr.strip().splitlines() or ["no message"])[-1].removeprefix("error: ")
             raise UserError(f"the suite failed: {said}")

@@ -88,7 +88,7 @@ class Config(config.Config):
     spread: Literal["local", "ray"] = execution("local", "where the workers are: this machine, or a Ray cluster")
     ray_address: str | None = execution(None, "of the Ray cluster; default: RAY_ADDRESS")
     device: str = execution("auto", "where candidates are scored: auto, cpu or cuda; over Ray, cuda takes a GPU each")
-    batch_tokens: int = execution(8192, "tokens scored at once")
+    batch_tokens: int | None = execution(None, "tokens scored at once; default: what measured best on the device")
     threads: int | None = execution(None, "threads a worker; default: OMP_NUM_THREADS, else all cores")
 
 
@@ -164,7 +164,7 @@ def _search(
     bench = Bench(
         tuple(folders.items()), recipe["base_model"], tuple(questions), documents, settings.dtype,
         settings.score_dtype, settings.device, settings.batch_tokens, settings.seed, settings.engine,
-        _suite_settings(settings), settings.out / SCRATCH, settings.threads,
+        _suite_settings(settings), (settings.out / SCRATCH).resolve(), settings.threads,
     )  # fmt: skip
     chosen = {key: getattr(settings, key) for key in ("dtype", "score_dtype", "engine")}
     limit = settings.suite and settings.suite.limit
@@ -193,9 +193,10 @@ def _suite_settings(settings: Config) -> str:
     """What eval.run is told, as JSON; empty without a suite."""
     if settings.suite is None:
         return ""
-    given = {"suite": settings.suite.file, "benchmarks": settings.suite.benchmarks, "limit": settings.suite.limit}
-    given |= {"dtype": settings.score_dtype, "device": settings.device, "threads": settings.threads}
-    return json.dumps(given | {"seed": settings.seed}, default=str)
+    places = {name: str(path.resolve()) for name, path in settings.suite.benchmarks.items()}
+    given = {"suite": str(settings.suite.file.resolve()), "benchmarks": places, "limit": settings.suite.limit}
+    own = {name: getattr(settings, name) for name in ("device", "threads", "seed")}
+    return json.dumps(given | own | {"dtype": settings.score_dtype})
 
 
 if __name__ == "__main__":

@@ -109,7 +109,7 @@ class Answers:
     token, in nats."""
 
 
-def answer(model: Any, tokenizer: Any, questions: Sequence[Question], batch_tokens: int | None = 8192) -> Answers:
+def answer(model: Any, tokenizer: Any, questions: Sequence[Question], batch_tokens: int | None = None) -> Answers:
     """Answer every question by the option with the highest mean log-probability per token."""
     from medsmith.likelihood import ChoiceItem, score_options
 
@@ -124,7 +124,7 @@ def answer(model: Any, tokenizer: Any, questions: Sequence[Question], batch_toke
     return Answers("".join(right), margins)
 
 
-def score(model: Any, tokenizer: Any, questions: Sequence[Question], batch_tokens: int | None = 8192) -> Score:
+def score(model: Any, tokenizer: Any, questions: Sequence[Question], batch_tokens: int | None = None) -> Score:
     """The accuracies of a model's answers."""
     return tally(answer(model, tokenizer, questions, batch_tokens).right, questions)
 

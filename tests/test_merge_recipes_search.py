@@ -203,10 +203,12 @@ def test_mistakes_are_refused_before_any_merge(
     assert not (tmp_path / "b" / "raw" / "trials.jsonl").exists() or not (tmp_path / "b/raw/trials.jsonl").read_text()
 
 
-def test_grid_is_called_space_now() -> None:
-    """An older search file is told what the key is called."""
+def test_keys_that_are_not_known_are_named() -> None:
+    """An older search file is told what the key is called, a misspelt bound the nearest one."""
     with pytest.raises(UserError, match="`grid` is called `space` now"):
         load(search.Config, {"grid": {"parameters.t": [0.1]}})
+    with pytest.raises(UserError, match="unknown key 'space.parameters.t.lo'; did you mean 'space.parameters.t.low'"):
+        load(search.Config, {"space": {"parameters.t": {"lo": 0.1, "high": 0.5}}})
 
 
 @pytest.mark.parametrize(
