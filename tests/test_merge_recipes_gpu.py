@@ -62,3 +62,41 @@ def test_model_on_the_device_is_merged_in_place(tiny_model: Path, tmp_path: Path
         assert torch.equal(there, torch.tensor(tensor.float32()))
         here = torch.tensor(cpu.tensor(recipe, name))
         assert ((there - here).abs() > 1e-6).float().mean() <= 1e-3
+
+
+def test_candidates_are_measured_on_the_device(tiny_model: Path, tmp_path: Path) -> None:
+    """A search's workshop on the GPU: parents and candidates, margins as the processor's, answers alike."""
+    import json
+
+    from safetensors.torch import load_file, save_file
+
+    from merge_recipes.candidates import Bench, Job, Shop
+    from merge_recipes.validation import Question
+
+    recipe = load_recipe(RECIPES / "breadcrumbs.yml")
+    folders = [("base", tiny_model)]
+    tensors = load_file(tiny_model / "model.safetensors")
+    for number, name in enumerate(names_of(recipe)[1:]):
+        draw = torch.Generator().manual_seed(number)
+        (tmp_path / name).mkdir()
+        moved = {key: value + 0.02 * torch.randn(value.shape, generator=draw) for key, value in tensors.items()}
+        save_file(moved, tmp_path / name / "model.safetensors", metadata={"format": "pt"})
+        for path in (tiny_model / "config.json", *tiny_model.glob("token*"), *tiny_model.glob("chat*")):
+            (tmp_path / name / path.name).write_bytes(path.read_bytes())
+        folders.append((name, tmp_path / name))
+    options = ("red", "blue", "green")
+    questions = tuple(Question(str(n), "t", "", f"Colour of {n}?", options, n % 3) for n in range(40))
+    jobs = [Job("", "clinical"), Job(json.dumps(recipe)), Job(json.dumps(recipe | {"parameters": {"lambda": 0.5}}))]
+    rows = {}
+    for device in ("cpu", "cuda"):
+        bench = Bench(
+            tuple(folders), "base", questions, (), None, "float32", device, None, 0, "stream", "", tmp_path / "s", 1
+        )
+        shop = Shop(bench)
+        rows[device] = [shop.work(job).row for job in jobs]
+        assert shop.device == {"cpu": "cpu", "cuda": "cuda:0"}[device]
+    for here, there in zip(rows["cpu"], rows["cuda"], strict=True):
+        apart = [abs(a - b) for a, b in zip(here["margins"], there["margins"], strict=True)]
+        assert max(apart) < 2e-3
+        assert sum(a != b for a, b in zip(here["right"], there["right"], strict=True)) <= 1
+    assert rows["cuda"][1]["margins"] != rows["cuda"][2]["margins"] != rows["cuda"][0]["margins"]
