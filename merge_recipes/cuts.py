@@ -66,17 +66,20 @@ Rank = Callable[[int], tuple[int, int, int]]
 def _count_ranks(inputs: Inputs, expert: int, ranks: tuple[int, int]) -> Rank:
     """The magnitudes of the ranks next to the wanted ones, by counting: in two passes, with nothing sorted or kept."""
     wanted = [rank for rank in (ranks[0] - 1, ranks[1]) if 0 <= rank < inputs.size]
-    counts = np.zeros(BINS, np.int64)
+    counts = np.zeros(BINS + 1, np.int64)
     inputs.note(expert, loops().histogram(*inputs.source(expert), counts))
-    upto = np.cumsum(counts)
-    bins = [int(np.searchsorted(upto, rank, side="right")) for rank in wanted]
+    zeros, upto = int(counts[BINS]), np.cumsum(counts[:BINS])
+    bins = {rank: int(np.searchsorted(upto, rank, side="right")) for rank in wanted if rank >= zeros}
     fine = np.zeros((2, 65536), np.int64)
-    loops().refine(*inputs.source(expert), bins[0], bins[-1], fine[0], fine[1])
+    if bins:
+        loops().refine(*inputs.source(expert), min(bins.values()), max(bins.values()), fine[0], fine[1])
 
     def at(rank: int) -> tuple[int, int, int]:
-        number = bins[wanted.index(rank)]
+        if rank < zeros:
+            return 0, 0, zeros
+        number = bins[rank]
         before = int(upto[number - 1]) if number else 0
-        inside = fine[0 if number == bins[0] else 1]
+        inside = fine[0 if number == min(bins.values()) else 1]
         running = before + np.cumsum(inside)
         lower = int(np.searchsorted(running, rank, side="right"))
         return (number << 16) | lower, int(running[lower]) - int(inside[lower]), int(inside[lower])
@@ -90,7 +93,10 @@ def _place_cut(inputs: Inputs, expert: int, ranks: tuple[int, int], at: Rank) ->
     low, low_place, high, high_place = 0, inputs.size, ALL, 0
 
     def place(magnitude: int, equal: int, kept: int) -> int:
-        return inputs.size if kept == equal else loops().locate(*inputs.source(expert), magnitude, kept)
+        # Of changes of zero it is all one which are kept.
+        return (
+            inputs.size if kept == equal or magnitude == 0 else loops().locate(*inputs.source(expert), magnitude, kept)
+        )
 
     if first > 0:
         low, smaller, equal = at(first - 1)

@@ -118,11 +118,13 @@ def combine(
 
 @jit
 def histogram(base: int, base_kind: int, address: int, kind: int, size: int, counts_at: int, scratch: int) -> int:
-    """Count the changes by the upper half of their magnitude's bits into `counts` (BINS, int64).
+    """Count the changes by the upper half of their magnitude's bits into `counts` (BINS + 1, int64).
+
+    The last place counts those that are zero.
 
     Returns what is not finite, as `load_change` does.
     """
-    counts = carray(as_i64(counts_at), BINS)
+    counts = carray(as_i64(counts_at), BINS + 1)
     bits, below = block(scratch, 0), block(scratch, 1)
     # Two tables by turns: equal magnitudes that follow one another would wait for each other's sum.
     even = carray(as_u32(scratch + 8 * BLOCK), BINS)
@@ -135,8 +137,12 @@ def histogram(base: int, base_kind: int, address: int, kind: int, size: int, cou
     for start in range(0, size, BLOCK):
         count = min(BLOCK, size - start)
         bad |= load_change(base, base_kind, address, kind, start, count, below, bits)
+        zeros = np.int32(0)
         for i in range(count):
-            bits[i] = np.uint32((bits[i] & np.uint32(ALL)) >> np.uint32(16))
+            magnitude = np.uint32(bits[i] & np.uint32(ALL))
+            zeros += np.int32(magnitude == np.uint32(0))
+            bits[i] = np.uint32(magnitude >> np.uint32(16))
+        counts[BINS] += zeros
         for i in range(0, count - 1, 2):
             even[bits[i]] += np.uint32(1)
             odd[bits[i + 1]] += np.uint32(1)
