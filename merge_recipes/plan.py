@@ -13,14 +13,14 @@ from merge_recipes.result import Engine, choose_engine
 from merge_recipes.weights import STORED, Weights
 
 NANOSECONDS = {
-    "linear": 0.4, "slerp": 1.0, "nuslerp": 1.0, "task_arithmetic": 0.5, "model_stock": 1.2, "multislerp": 1.2,
-    "ties": 4.0, "breadcrumbs": 4.0, "breadcrumbs_ties": 4.0, "dare_linear": 2.5, "dare_ties": 2.5,
+    "linear": 0.6, "slerp": 1.0, "nuslerp": 1.2, "task_arithmetic": 0.6, "model_stock": 1.2, "multislerp": 1.2,
+    "ties": 3.0, "breadcrumbs": 3.3, "breadcrumbs_ties": 3.5, "dare_linear": 2.0, "dare_ties": 2.1,
 }  # fmt: skip
 """CPU time of the streaming engine a parameter and model, page faults included, as benchmarks/merge.py measured it on
-one core of an AMD EPYC (see benchmarks/README.md); a rough guide on others."""
+one core of an AMD EPYC at 0.1 billion parameters (benchmarks/README.md); a rough guide elsewhere."""
 
-MERGEKIT_NANOSECONDS = {"sorted": 60.0, "other": 8.0}
-"""The same of mergekit 0.1.5, which sorts every tensor in the sparse methods."""
+MERGEKIT_NANOSECONDS = {"sorted": 45.0, "drawn": 23.0, "other": 4.0}
+"""The same of mergekit 0.1.5: of what it sorts, of what it draws, and of all else."""
 
 
 def describe(
@@ -50,7 +50,10 @@ def describe(
         nanoseconds = NANOSECONDS[method]
     else:
         memory = f"about {(0.5e9 + 4 * len(names) * largest.nbytes) / 1e9:.1f} GB: whole tensors of all models"
-        nanoseconds = MERGEKIT_NANOSECONDS["sorted" if method in SPARSE and method != "task_arithmetic" else "other"]
+        drawn = method.startswith(("dare", "della"))
+        sorts = method in SPARSE and method != "task_arithmetic"
+        nanoseconds = MERGEKIT_NANOSECONDS["drawn" if drawn else "sorted" if sorts else "other"]
+    seconds = parameters * len(names) * nanoseconds / 1e9 + (0.25 if merger else 5)
     lines = {
         "engine": f"{'stream' if merger else 'mergekit'} ({reason})",
         "method": method,
@@ -61,8 +64,8 @@ def describe(
         "written": f"{written / 1e9:,.2f} GB as {wanted or 'stored'}",
         "free disk": f"{shutil.disk_usage(place).free / 1e9:,.1f} GB at {place}",
         "memory": memory,
-        "CPU": f"about {parameters * len(names) * nanoseconds / 1e9 + (0.5 if merger else 5):,.1f} s (a guide: "
-        "one core of a 2024 server)",
+        "CPU": f"about {seconds:,.1f} s to merge (a guide: one core of a 2024 server)"
+        + (", and some seconds to load the result and have it speak" if engine.verify else ""),
     }
     width_of_names = max(map(len, lines))
     return "\n".join(f"{name:<{width_of_names}}  {value}" for name, value in lines.items())
