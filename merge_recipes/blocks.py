@@ -37,6 +37,16 @@ as_i64 = _pointer_to(types.int64)
 as_f64 = _pointer_to(types.float64)
 
 
+@intrinsic
+def as_float(typingctx: Any, word: Any) -> Any:
+    """A 32-bit word as the float32 of these bits."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], context.get_value_type(types.float32))
+
+    return types.float32(types.uint32), code
+
+
 @jit
 def block(scratch: int, number: int) -> Any:
     """The lent memory's block of that number, as 32-bit words."""
@@ -137,6 +147,62 @@ def _mix(number: Any) -> Any:
     h = np.uint32(h ^ (h >> np.uint32(13)))
     h = np.uint32(h * np.uint32(0xC2B2AE35))
     return np.uint32(h ^ (h >> np.uint32(16)))
+
+
+@jit
+def add_scaled(
+    address: int, kind: int, start: int, count: int, weight: float, from_base: int, origin: Any, total: Any, bits: Any
+) -> int:
+    """total + weight * (what is stored - origin); without a base, of what is stored. 1 where it is not finite, else 0.
+
+    In one pass for bfloat16, which is what models are stored in; others are read into `bits` first.
+    """
+    if kind != BFLOAT16:
+        bad = load(address, kind, start, count, bits)
+        values = bits.view(np.float32)
+        for i in range(count):
+            value = values[i] - origin[i] if from_base else values[i]
+            total[i] = total[i] + np.float32(weight) * value
+        return bad
+    worst = np.uint32(0)
+    halves = carray(as_u16(address + 2 * start), count)
+    if from_base:
+        for i in range(count):
+            word = np.uint32(np.uint32(halves[i]) << np.uint32(16))
+            worst = max(worst, np.uint32(word & np.uint32(EXPONENT)))
+            total[i] = total[i] + np.float32(weight) * (as_float(word) - origin[i])
+    else:
+        for i in range(count):
+            word = np.uint32(np.uint32(halves[i]) << np.uint32(16))
+            worst = max(worst, np.uint32(word & np.uint32(EXPONENT)))
+            total[i] = total[i] + np.float32(weight) * as_float(word)
+    return 1 if worst >= np.uint32(EXPONENT) else 0
+
+
+@jit
+def add_two(
+    first: int, second: int, start: int, count: int, one: float, two: float, from_base: int, origin: Any, total: Any
+) -> int:
+    """add_scaled for two in bfloat16 in one pass: plus 1 where the first is not finite, plus 2 where the second is."""
+    worst, other = np.uint32(0), np.uint32(0)
+    left, right = carray(as_u16(first + 2 * start), count), carray(as_u16(second + 2 * start), count)
+    if from_base:
+        for i in range(count):
+            word = np.uint32(np.uint32(left[i]) << np.uint32(16))
+            next_word = np.uint32(np.uint32(right[i]) << np.uint32(16))
+            worst = max(worst, np.uint32(word & np.uint32(EXPONENT)))
+            other = max(other, np.uint32(next_word & np.uint32(EXPONENT)))
+            added = total[i] + np.float32(one) * (as_float(word) - origin[i])
+            total[i] = added + np.float32(two) * (as_float(next_word) - origin[i])
+    else:
+        for i in range(count):
+            word = np.uint32(np.uint32(left[i]) << np.uint32(16))
+            next_word = np.uint32(np.uint32(right[i]) << np.uint32(16))
+            worst = max(worst, np.uint32(word & np.uint32(EXPONENT)))
+            other = max(other, np.uint32(next_word & np.uint32(EXPONENT)))
+            added = total[i] + np.float32(one) * as_float(word)
+            total[i] = added + np.float32(two) * as_float(next_word)
+    return int(worst >= np.uint32(EXPONENT)) + 2 * int(other >= np.uint32(EXPONENT))
 
 
 @jit

@@ -14,8 +14,21 @@ from __future__ import annotations
 import numpy as np
 from numba import carray
 
-from merge_recipes.blocks import as_f64, as_i64, as_u32, block, jit, jit_sums, load, load_change, mask, store
-from merge_recipes.layout import ALL, BINS, BLOCK
+from merge_recipes.blocks import (
+    add_scaled,
+    add_two,
+    as_f64,
+    as_i64,
+    as_u32,
+    block,
+    jit,
+    jit_sums,
+    load,
+    load_change,
+    mask,
+    store,
+)
+from merge_recipes.layout import ALL, BFLOAT16, BINS, BLOCK
 
 
 @jit_sums
@@ -85,24 +98,36 @@ def combine(
     addresses, kinds = carray(as_i64(at), experts), carray(as_i64(kinds_at), experts)
     weights, flaws = carray(as_f64(weights_at), experts), carray(as_i64(flaws_at), experts + 1)
     bits, below, total_bits = block(scratch, 0), block(scratch, 1), block(scratch, 2)
-    values, origin, total = bits.view(np.float32), below.view(np.float32), total_bits.view(np.float32)
+    origin, total = below.view(np.float32), total_bits.view(np.float32)
     bad = 0
     for start in range(0, size, BLOCK):
         count = min(BLOCK, size - start)
         if base != 0:
             flaws[experts] += load(base, base_kind, start, count, below)
-        for j in range(experts):
-            flaws[j] += load(addresses[j], kinds[j], start, count, bits)
-            weight = np.float32(weights[j])
-            if base != 0:
-                for i in range(count):
-                    values[i] = values[i] - origin[i]
-            if j == 0:
-                for i in range(count):
-                    total[i] = weight * values[i]
+        for i in range(count):
+            total[i] = np.float32(0.0)
+        j = 0
+        while j < experts:
+            if j + 1 < experts and kinds[j] == BFLOAT16 and kinds[j + 1] == BFLOAT16:
+                found = add_two(
+                    addresses[j],
+                    addresses[j + 1],
+                    start,
+                    count,
+                    weights[j],
+                    weights[j + 1],
+                    int(base != 0),
+                    origin,
+                    total,
+                )
+                flaws[j] += found & 1
+                flaws[j + 1] += found >> 1
+                j += 2
             else:
-                for i in range(count):
-                    total[i] = total[i] + weight * values[i]
+                flaws[j] += add_scaled(
+                    addresses[j], kinds[j], start, count, weights[j], int(base != 0), origin, total, bits
+                )
+                j += 1
         if divisor != 1.0:
             for i in range(count):
                 total[i] = total[i] / np.float32(divisor)
