@@ -89,8 +89,19 @@ def prepare(
     for name in models:
         if name not in names:
             raise UserError(f"models.{name}: the recipe names no such model; it names {', '.join(names)}")
+    try:
+        folders = find_folders({name: models[name] for name in names}, recipe["base_model"], out / FOLDED)
+        _check(recipe, folders, dtype, out, copies, finite)
+    except UserError:
+        shutil.rmtree(out / FOLDED, ignore_errors=True)  # gigabytes that nobody would look for
+        raise
+    return folders
+
+
+def _check(
+    recipe: Mapping[str, Any], folders: Mapping[str, Path], dtype: str | None, out: Path, copies: int, finite: bool
+) -> None:
     base = recipe["base_model"]
-    folders = find_folders({name: models[name] for name in names}, base, out / FOLDED)
     check_parents(folders, base, stacks_layers(recipe), bool(recipe.get("chat_template")), finite)
     weights = Weights(folders[base])
     check_filters(filters_of(recipe), weights)
@@ -100,7 +111,6 @@ def prepare(
         check_numbers(recipe, weights)
     wanted = dtype or recipe.get("out_dtype") or recipe.get("dtype") or widest_type(folders.values())
     check_room(out, weights.shapes, wanted, copies)
-    return folders
 
 
 def locate(models: Mapping[str, str | Path]) -> dict[str, Path]:
