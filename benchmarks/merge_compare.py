@@ -18,9 +18,13 @@ from merge_recipes.weights import Tensor, Weights
 Array = np.ndarray[Any, Any]
 
 CUT_BY_MAGNITUDE = ("ties", "breadcrumbs", "breadcrumbs_ties")
+WEIGHS_BY_NORMS = ("nuslerp", "model_stock", "multislerp")
 ELECTS_SIGNS = ("ties", "breadcrumbs_ties")
 CLOSE = 2.0**-20
 """Beside the numbers that were added: what float32 may be off by after some additions, in whatever order."""
+
+UNSEEN = 1e-4
+"""By what share weights that come from norms in float32 may differ where too few places tell by how much they do."""
 
 
 @dataclass
@@ -38,10 +42,14 @@ class Gap:
     far: int = 0
     """Entries that differ by more than one step."""
     unexplained: int | None = None
-    """Of these, the ones where two right merges in float32 would not differ. They may at three kinds of places: where
-    an expert's change is as large as the one at which its changes are cut off, so that any of the equal ones may stay;
-    where opposite changes weigh the same, so that rounding elects the sign; and where the base and the changes cancel,
-    so that the step of bfloat16 is smaller than the rounding of float32. None: not looked at."""
+    """Of these, the ones where two right merges in float32 would not differ. They may at four kinds of places: where an
+    expert's change is as large as the one at which its changes are cut off, so that any of the equal ones may stay;
+    where opposite changes weigh the same, so that rounding elects the sign; where the base and the changes cancel, so
+    that the step of bfloat16 is smaller than the rounding of float32; and where it comes from the tensor's weights, see
+    `factor`. None: not looked at."""
+    factor: float = 0.0
+    """Of the methods that weigh changes by their norms: by what share the two merges weigh an expert's change of a
+    tensor differently, at most. A norm that is summed in float32 is off by more, the larger the tensor."""
 
 
 @dataclass
@@ -81,6 +89,10 @@ def compare(first: Path, second: Path, recipe: Mapping[str, Any], folders: Mappi
     for name in one:
         places, sizes = _compare_tensor(one[name], other[name], gap)
         if explain and len(places):
+            if recipe["merge_method"] in WEIGHS_BY_NORMS:
+                factor, reach = _factor(recipe, parents, one[name], other[name], places)
+                gap.factor = max(gap.factor, factor)
+                sizes = np.maximum(0, sizes - reach)
             found = _unexplained(recipe, parents, name, layers, places, sizes)
             gap.unexplained = (gap.unexplained or 0) + found
     return gap
@@ -138,6 +150,28 @@ def _compare_tensor(one: Tensor, other: Tensor, gap: Gap) -> tuple[Array, Array]
     found = np.concatenate(places)
     gap.far += found.size
     return found, np.concatenate(sizes)
+
+
+def _factor(
+    recipe: Mapping[str, Any], parents: Mapping[str, Weights], one: Tensor, other: Tensor, places: Array
+) -> tuple[float, Array]:
+    """How differently two merges weigh the experts' changes of a tensor, as a share; what that moves at each place.
+
+    Both are found by least squares over the places, where steps are small beside the changes. Few places cannot tell.
+    """
+    base_name = recipe["base_model"]
+    base, left, right = (
+        tensor.float32()[places].astype(np.float64) for tensor in (parents[base_name][one.name], one, other)
+    )
+    experts = [name for name in names_of(recipe) if name != base_name]
+    changes = np.stack([parents[name][one.name].float32()[places] - base for name in experts], axis=1)
+    if len(places) < 10 * len(experts):
+        return 0.0, UNSEEN * np.abs(changes).sum(axis=1)
+    weights = np.linalg.lstsq(changes, right - base)[0]
+    gaps = np.abs(np.linalg.lstsq(changes, left - right)[0])
+    # One step more: both results are rounded.
+    reach = np.abs(changes) @ gaps + steps_of(np.maximum(np.abs(left), np.abs(right)))
+    return float(np.max(gaps / np.abs(weights))), reach
 
 
 def _unexplained(

@@ -148,12 +148,14 @@ def gap_table(measured: Sequence[Measured]) -> str:
     head = [
         "method", "mergekit computes in", "largest difference", "in roundings", "most roundings anywhere",
         "entries that differ", "by more than one", "of these, unexplained",
+        "weights by norms differ by",
     ]  # fmt: skip
     rows = [
         [
             found.method, how, f"{gap.largest:.2e}", f"{gap.roundings_there:.1f}", f"{gap.most_roundings:,.0f}",
             f"{gap.differ / gap.entries:.2%}", f"{gap.far / gap.entries:.4%}",
             "" if gap.unexplained is None else f"{gap.unexplained:,}",
+            f"{gap.factor:.1e}" if gap.factor else "",
         ]
         for found in measured
         for how, gap in found.gaps.items()
