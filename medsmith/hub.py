@@ -29,6 +29,7 @@ WHAT = {
     "experts.train": "An expert: a base model trained further on one corpus",
     "merge_recipes.build": "A merge of models, made without training",
     "merge_recipes.search": "A merge of models, its free numbers chosen on validation data",
+    "merge_recipes.extract": "A LoRA adapter: the low-rank part of what an expert changed of its base",
     "align.sft": "A model tuned on clinical instructions (SFT)",
     "align.dpo": "A model tuned on clinical instructions and on preferences (SFT, then DPO)",
     "mediflow.curate": "Synthetic clinical instructions, judged and curated",
@@ -37,6 +38,7 @@ WHAT = {
 TAGS = {
     "merge_recipes.build": ["merge", "mergekit"],
     "merge_recipes.search": ["merge", "mergekit"],
+    "merge_recipes.extract": ["lora", "peft"],
     "align.sft": ["sft", "trl"],
     "align.dpo": ["dpo", "trl"],
     "experts.train": ["continued-pretraining"],
@@ -104,7 +106,8 @@ def unlicensed_bases(record: dict[str, Any]) -> list[str]:
 
 def kind_of(folder: Path) -> str:
     """`model` or `dataset`; UserError where the folder holds neither."""
-    if (folder / "config.json").is_file() and any(folder.glob("*.safetensors")):
+    whole = (folder / "config.json").is_file() or (folder / "adapter_config.json").is_file()
+    if whole and any(folder.glob("*.safetensors")):
         return "model"
     if any(folder.glob("data/*.parquet")) or any(folder.glob("*.jsonl")) or any(folder.glob("*.parquet")):
         return "dataset"
@@ -239,9 +242,11 @@ def _metadata(
     }
     if kind == "model":
         bases = base_models(record)
-        values |= {"library_name": "transformers", "pipeline_tag": "text-generation"}
+        library = "peft" if (folder / "adapter_config.json").is_file() else "transformers"
+        values |= {"library_name": library, "pipeline_tag": "text-generation"}
         if bases:
-            relation = "merge" if command.startswith("merge_recipes.") else "finetune"
+            relation = "merge" if command in ("merge_recipes.build", "merge_recipes.search") else "finetune"
+            relation = "adapter" if library == "peft" else relation
             values |= {"base_model": bases, "base_model_relation": relation}
         return values | {"tags": tags}
     tags += ["synthetic"] if command.startswith("mediflow.") else []
