@@ -74,12 +74,12 @@ def _plain(inputs: Inputs, place: Place, weights: Mapping[str, float]) -> int:
     return _linear(Numbers({"normalize": False}, {name: {"weight": w} for name, w in weights.items()}), inputs, place)
 
 
-def _gram(inputs: Inputs) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """The scalar products of the experts' changes."""
+def _gram(inputs: Inputs, wide: bool = False) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """The scalar products of the experts' changes; see kernels.gram."""
     products = np.zeros((len(inputs.names), len(inputs.names)))
     loops().gram(
         inputs.base_address, inputs.base_kind, len(inputs.names), inputs.addresses, inputs.kinds, inputs.size,
-        products, inputs.flaws, experts=len(inputs.names),
+        int(wide), products, inputs.flaws, experts=len(inputs.names),
     )  # fmt: skip
     inputs.require_finite()
     return products
@@ -105,7 +105,7 @@ def _slerp(numbers: Numbers, inputs: Inputs, place: Place) -> int:
     addresses = np.array([inputs.addresses[0], inputs.base_address], np.int64)
     kinds = np.array([inputs.kinds[0], inputs.base_kind], np.int64)
     flaws = np.zeros(3, np.int64)
-    loops().gram(0, 0, 2, addresses, kinds, inputs.size, products, flaws, experts=2)
+    loops().gram(0, 0, 2, addresses, kinds, inputs.size, 0, products, flaws, experts=2)
     inputs.flaws += flaws[:2]
     inputs.require_finite()
     base, other = slerp_shares(
@@ -130,7 +130,7 @@ def _nuslerp(numbers: Numbers, inputs: Inputs, place: Place) -> int:
     weights = [float(numbers.own[name]["weight"]) for name in inputs.names]
     total = sum(weights)
     t = 0.5 if abs(total) < 1e-6 else weights[1] / total
-    return _combine(inputs, place, nuslerp_shares(t, _gram(inputs)))
+    return _combine(inputs, place, nuslerp_shares(t, _gram(inputs, wide=True)))
 
 
 def stock_share(products: np.ndarray[Any, Any]) -> float:
@@ -186,7 +186,9 @@ def _multislerp(numbers: Numbers, inputs: Inputs, place: Place) -> int:
         return _plain(inputs, place, {inputs.names[0]: 1.0})
     shared = numbers.shared
     normalize, eps = bool(shared["normalize_weights"]), float(shared["eps"])
-    return _combine(inputs, place, multislerp_shares(weights, _gram(inputs), normalize, eps, inputs.base.name))
+    return _combine(
+        inputs, place, multislerp_shares(weights, _gram(inputs, wide=True), normalize, eps, inputs.base.name)
+    )
 
 
 def _sparse(method: str) -> Callable[[Numbers, Inputs, Place], int]:

@@ -39,35 +39,49 @@ def gram(
     at: int,
     kinds_at: int,
     size: int,
+    wide: int,
     products_at: int,
     flaws_at: int,
     scratch: int,
 ) -> int:
-    """Every pairwise scalar product of the experts' changes (without a base: of the experts), summed in float64.
+    """Every pairwise scalar product of the experts' changes, or of the experts where there is no base (0).
 
+    Summed in float64 over the blocks, and within a block too with `wide`: needed where changes may cancel one another
+    and what is left is small. Without, in float32 in many lanes: right to some 1e-8 of the lengths, in half the time.
     `products` (experts x experts, float64) is filled. `flaws[j]` counts the blocks of expert j in which a number is not
     finite, the last place of `flaws` those of the base.
     """
     addresses, kinds = carray(as_i64(at), experts), carray(as_i64(kinds_at), experts)
     products, flaws = carray(as_f64(products_at), experts * experts), carray(as_i64(flaws_at), experts + 1)
     below = block(scratch, experts)
+    origin = below.view(np.float32)
     for j in range(experts * experts):
         products[j] = 0.0
     for start in range(0, size, BLOCK):
         count = min(BLOCK, size - start)
+        if base != 0:
+            flaws[experts] += load(base, base_kind, start, count, below)
         for j in range(experts):
             bits = block(scratch, j)
-            bad = load_change(base, base_kind, addresses[j], kinds[j], start, count, below, bits)
-            flaws[j] += bad & 1
-            flaws[experts] += bad >> 1
+            flaws[j] += load(addresses[j], kinds[j], start, count, bits)
+            if base != 0:
+                values = bits.view(np.float32)
+                for i in range(count):
+                    values[i] = values[i] - origin[i]
         for j in range(experts):
             left = block(scratch, j).view(np.float32)
             for k in range(j, experts):
                 right = block(scratch, k).view(np.float32)
-                total = 0.0
-                for i in range(count):
-                    total += np.float64(left[i]) * np.float64(right[i])
-                products[j * experts + k] += total
+                if wide:
+                    total = 0.0
+                    for i in range(count):
+                        total += np.float64(left[i]) * np.float64(right[i])
+                    products[j * experts + k] += total
+                else:
+                    narrow = np.float32(0.0)
+                    for i in range(count):
+                        narrow += left[i] * right[i]
+                    products[j * experts + k] += np.float64(narrow)
     for j in range(experts):
         for k in range(j):
             products[j * experts + k] = products[k * experts + j]

@@ -1,4 +1,4 @@
-"""The streaming engine writes what mergekit writes, whatever the files, threads and types; nothing is left half done."""
+"""The streaming engine writes what mergekit writes, whatever the files, threads and types, and nothing half done."""
 
 from __future__ import annotations
 
@@ -302,7 +302,7 @@ def test_threads_that_begin_together_call_code_that_stays(family: dict[str, Path
         "    values = np.ones(5000, np.float32)\n"
         "    products = np.zeros(1)\n"
         "    at, kinds, flaws = np.array([values.ctypes.data]), np.zeros(1, np.int64), np.zeros(2, np.int64)\n"
-        "    for _ in range(20): native.loops().gram(0, 0, 1, at, kinds, 5000, products, flaws)\n"
+        "    for _ in range(20): native.loops().gram(0, 0, 1, at, kinds, 5000, 1, products, flaws)\n"
         "    sums.append(products[0])\n"
         "for _ in range(40):\n"
         "    native._load.cache_clear()\n"
