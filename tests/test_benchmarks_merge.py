@@ -278,7 +278,7 @@ def test_the_streaming_side_runs_alone(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_both_sides_run_and_agree(tmp_path: Path) -> None:
-    """Three methods on the tiny set, with whole builds: no difference is unexplained, half of the changes are dropped."""
+    """Three methods on the tiny set, with whole builds: no difference is unexplained, half of the changes drop."""
     arguments = ("--size", "tiny", "--methods", "linear", "ties", "dare_ties", "--repeats", "1", "--whole")
     said = run(tmp_path, "benchmarks.merge", *arguments)
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in said.splitlines() if line.startswith("|")]
