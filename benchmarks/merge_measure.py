@@ -42,12 +42,12 @@ class Limit:
 
     @property
     def with_sync(self) -> float:
-        """For a program that waits until its result is on disk, as the streaming engine does."""
+        """For a program that waits until its result is on disk."""
         return self.read + self.write + self.sync
 
     @property
     def without_sync(self) -> float:
-        """For a program that leaves its result to the system, as mergekit does."""
+        """For a program that leaves its result to the system, as mergekit and the streaming engine do."""
         return self.read + self.write
 
 
@@ -117,8 +117,8 @@ def measure_limit(sources: Sequence[Path], target: Path, size: int, threads: int
     for _ in range(tries):
         os.sync()
         found.append(_try_limit(sources, target, size, threads))
-    best = min(found, key=lambda limit: limit.write + limit.sync)
-    return Limit(min(limit.read for limit in found), best.write, best.sync)
+    write = min(limit.write for limit in found)
+    return Limit(min(limit.read for limit in found), write, min(limit.write + limit.sync for limit in found) - write)
 
 
 def _try_limit(sources: Sequence[Path], target: Path, size: int, threads: int) -> Limit:

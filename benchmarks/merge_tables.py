@@ -117,23 +117,22 @@ def memory_lines(measured: Sequence[Measured], largest: float) -> list[str]:
 def limit_table(measured: Sequence[Measured], start: Measured) -> str:
     """The wall clock of the streaming engine beside what the machine needs for the same bytes."""
     head = [
-        "method", "read GB", "written GB", "read GB/s", "write GB/s", "with sync GB/s", "limit s", "without sync",
-        "stream s / limit", "without start", "mergekit s / limit without sync",
+        "method", "read GB", "written GB", "read GB/s", "write GB/s", "write and sync GB/s", "limit s", "with sync s",
+        "stream s / limit", "the same with sync", "the same without start", "mergekit s / limit",
     ]  # fmt: skip
     begin = min((spent.wall for spent in start.runs.get(STREAM, [])), default=0.0)
     rows = []
     for found in measured:
         ours, theirs = ([spent.wall for spent in found.runs.get(what, [])] for what in (STREAM, MERGEKIT))
         limits = found.limits
-        synced = [limit.with_sync for limit in limits]
+        bare, synced = [limit.without_sync for limit in limits], [limit.with_sync for limit in limits]
         rows.append([
             found.method, f"{found.read / 1e9:.2f}", f"{found.written / 1e9:.2f}",
             median_spread([found.read / limit.read / 1e9 for limit in limits], 1),
             median_spread([found.written / limit.write / 1e9 for limit in limits], 1),
             median_spread([found.written / (limit.write + limit.sync) / 1e9 for limit in limits], 1),
-            median_spread(synced), median_spread([limit.without_sync for limit in limits]),
-            _over(ours, synced), _over([wall - begin for wall in ours], synced),
-            _over(theirs, [limit.without_sync for limit in limits]),
+            median_spread(bare), median_spread(synced),
+            _over(ours, bare), _over(ours, synced), _over([wall - begin for wall in ours], bare), _over(theirs, bare),
         ])  # fmt: skip
     return table(head, rows)
 
