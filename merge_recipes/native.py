@@ -29,7 +29,7 @@ from merge_recipes.layout import scratch_words
 
 LOG = logging.getLogger(__name__)
 
-SOURCES = ("kernels.py", "blocks.py", "layout.py")
+SOURCES = ("kernels.py", "blocks.py", "layout.py", "native.py")
 C_TYPES = {"int": ctypes.c_int64, "float": ctypes.c_double}
 
 _local = threading.local()
