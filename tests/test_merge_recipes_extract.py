@@ -105,3 +105,13 @@ def test_card_calls_it_an_adapter(tiny_model: Path, expert: Path, tmp_path: Path
     assert "library_name: peft" in card and "- lora" in card and "A LoRA adapter" in card
     page = (folder / "table.md").read_text()
     assert f"Kept: {100 * table['kept']:.1f} %" in page and f"| {TARGET} | 2 | 91.8 % |" in page
+
+
+def test_large_matrices_are_projected_to_the_same() -> None:
+    """Of a planted low rank under noise, random projections find what the whole decomposition finds."""
+    change = low_rank((300, 200), [6.0, 3.0, 2.0]) + 0.01 * torch.randn(
+        300, 200, generator=torch.Generator().manual_seed(1)
+    )
+    whole, projected = decompose(change, 3, None), decompose(change, 3, None, large=100)
+    assert torch.allclose(whole.up @ whole.down, projected.up @ projected.down, atol=1e-3)
+    assert projected.kept == pytest.approx(whole.kept, rel=1e-4) and projected.squared == whole.squared
