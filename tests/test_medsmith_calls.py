@@ -86,6 +86,7 @@ def test_ctrl_c_cancels_what_is_in_flight_and_keeps_what_is_done(tmp_path: Path)
             return ChatReply(["x"], {}, "m")
 
     config = teacher()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job is started with it ignored
     with Journal(tmp_path / "j.jsonl") as journal, pytest.raises(KeyboardInterrupt):
         run_calls(ask(config, 9), Interrupted(), journal, 1, "test")
     assert 2 <= len((tmp_path / "j.jsonl").read_text().splitlines()) <= 8
