@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from functools import cache
@@ -15,6 +16,8 @@ from medsmith.errors import UserError
 from medsmith.records import read_json
 from medsmith.run import read_record
 
+PUBLISHED = "published.json"
+ADAPTER = "adapter_config.json"
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w.-]+)?$")
 BASE_FIELDS = {"base", "model", "base_model", "reference"}
 NO_LICENCE = {"", "none", "unknown", "unlicensed", "n/a", "null"}
@@ -106,12 +109,27 @@ def unlicensed_bases(record: dict[str, Any]) -> list[str]:
 
 def kind_of(folder: Path) -> str:
     """`model` or `dataset`; UserError where the folder holds neither."""
-    whole = (folder / "config.json").is_file() or (folder / "adapter_config.json").is_file()
-    if whole and any(folder.glob("*.safetensors")):
+    if ((folder / "config.json").is_file() or (folder / ADAPTER).is_file()) and any(folder.glob("*.safetensors")):
         return "model"
     if any(folder.glob("data/*.parquet")) or any(folder.glob("*.jsonl")) or any(folder.glob("*.parquet")):
         return "dataset"
     raise UserError(f"{folder} holds neither a model (config.json, *.safetensors) nor rows (*.parquet, *.jsonl)")
+
+
+def adapter_base(folder: Path) -> str | None:
+    """The hub id of an adapter's base: as the adapter names it, or where the base's folder was published; else None."""
+    said = str(read_json(folder / ADAPTER).get("base_model_name_or_path") or "")
+    place = Path(said).expanduser()
+    if said and place.is_dir():
+        return str(read_json(place / PUBLISHED)["repo"]) if (place / PUBLISHED).is_file() else None
+    return said if HUB_ID.match(said) else None
+
+
+def portable_adapter(folder: Path) -> str:
+    """An adapter's configuration with its base by hub id, or by name alone, in place of a folder of this machine."""
+    settings = read_json(folder / ADAPTER)
+    base = adapter_base(folder) or Path(str(settings.get("base_model_name_or_path") or "")).name
+    return json.dumps({**settings, "base_model_name_or_path": base}, indent=2)
 
 
 def write_card(folder: Path, record: dict[str, Any], repo: str, licences: dict[str, str]) -> str:
@@ -241,8 +259,10 @@ def _metadata(
         **_licence(licences, record["identity"]["settings"].get("license") if kind == "dataset" else None),
     }
     if kind == "model":
-        bases = base_models(record)
-        library = "peft" if (folder / "adapter_config.json").is_file() else "transformers"
+        bases, library = base_models(record), "transformers"
+        if (folder / ADAPTER).is_file():
+            library = "peft"
+            bases = [base.partition("@")[0]] if (base := adapter_base(folder)) else bases
         values |= {"library_name": library, "pipeline_tag": "text-generation"}
         if bases:
             relation = "merge" if command in ("merge_recipes.build", "merge_recipes.search") else "finetune"

@@ -20,11 +20,20 @@ from typing import Any
 
 from medsmith.digests import file_digest, output_digests
 from medsmith.errors import UserError
-from medsmith.hub import check_licences, kind_of, portable_recipe, unlicensed_bases, write_card
+from medsmith.hub import (
+    ADAPTER,
+    PUBLISHED,
+    adapter_base,
+    check_licences,
+    kind_of,
+    portable_adapter,
+    portable_recipe,
+    unlicensed_bases,
+    write_card,
+)
 from medsmith.records import read_json, write_json
 from medsmith.run import is_intact, require_finished
 
-PUBLISHED = "published.json"
 PRIVATE_PARTS = {"raw", "log", "logs", "checkpoints"}
 PRIVATE_FILE = re.compile(
     r"^(dropped|failed)\b.*|.*journal.*|.*\.(log|pem|key|db|sqlite|sqlite-journal|partial)$|.*\.env$", re.IGNORECASE
@@ -91,6 +100,11 @@ def run(folder: Path, repo: str | None = None, dry_run: bool = False, private: b
             f"{folder} was made from the model '{bases[0]}', a plain folder without run.json: its licence is "
             f"not known; name the base by its hub id, or make it by a run that records its sources"
         )
+    if not dry_run and (folder / ADAPTER).is_file() and adapter_base(folder) is None:
+        raise UserError(
+            f"{folder} is an adapter of a base that lies on this machine alone; publish the base first, or make the "
+            f"adapter with the base's hub id"
+        )
     if dry_run:
         publication = Publication(name, kind, uploads, card, "dry run")
     else:
@@ -117,6 +131,8 @@ def collect(folder: Path, record: dict[str, Any], card: str) -> list[Upload]:
     made.pop("mergekit_config.yml", None)
     if "recipe.yml" in made:
         made["recipe.yml"] = (portable_recipe(folder) + "\n").encode()
+    if ADAPTER in made:
+        made[ADAPTER] = (portable_adapter(folder) + "\n").encode()
     uploads = [Upload(path, source) for path, source in sorted(made.items())]
     for upload in uploads:
         if Path(upload.path).suffix in TEXT:

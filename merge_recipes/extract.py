@@ -3,8 +3,9 @@
     python -m merge_recipes.extract out=out/lora base=experts/nano model=out/embedded/train-pubmed rank=16
 
 Writes a PEFT adapter folder with the tokenizer's files, `table.json` and `table.md` (for each weight the rank and the
-share of the change's squared length that it keeps; what no adapter covers), and checks it: loaded by peft, how far its
-answers are from the expert's, beside how far the base's are.
+share of the change's squared length that it keeps; what is not covered), and checks it: loaded by peft, how far its
+answers are from the expert's, beside how far the base's are. Linear layers get factors, the output layer among them;
+embeddings and norms are lost unless `save_rest=true` saves them whole. The adapter names its base as `base=` does.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ QUESTIONS = (
 )
 """What expert, base and adapter are asked, to see how far apart their next words are."""
 
-
 LARGE = 1024
+"""From this size on, in both directions, only the leading directions of a matrix are computed."""
 
 
 class Config(config.Config):
@@ -52,7 +53,10 @@ class Config(config.Config):
     targets: list[str] | None = Field(
         None,
         min_length=1,
-        description="parts of the names of weights to take, e.g. [q_proj, mlp]; default: every matrix",
+        description="parts of the names of weights to take, e.g. [q_proj, mlp]; default: every linear layer",
+    )
+    save_rest: bool = Field(
+        False, description="save whole what has no factors, embeddings and norms: a larger adapter that loses less"
     )
     threads: int | None = execution(None, "torch threads; default: OMP_NUM_THREADS, else all cores")
 
@@ -64,6 +68,14 @@ class Part(NamedTuple):
     down: Any
     squared: float
     kept: float
+
+
+class Extracted(NamedTuple):
+    """What is written: parts by the names of weights and modules that are saved whole; what table.json says of them."""
+
+    parts: dict[str, Part]
+    whole: list[str]
+    table: dict[str, Any]
 
 
 def main(settings: Config) -> Path:
@@ -79,21 +91,24 @@ def main(settings: Config) -> Path:
         folders = find_folders(models)
         check_parents(folders, "base")
         this.facts["licences"] |= find_licences(models, folders)
-        parts, table = extract(folders, settings)
-        write_adapter(settings.out, str(settings.base), folders["base"], parts)
+        extracted = extract(folders, settings)
+        parts, table = extracted.parts, extracted.table
+        write_adapter(settings.out, str(settings.base), folders, extracted)
         table["check"] = check_adapter(settings.out, folders)
         write_json(settings.out / "table.json", table)
         (settings.out / "table.md").write_text(to_markdown(table), encoding="utf-8")
         this.facts |= {"extracted": {key: table[key] for key in ("kept", "weights", "check")}}
         LOG.info("kept %.1f %% of the change in %d weights; %s", 100 * table["kept"], len(parts), _said(table["check"]))
+        if short := [row for row in table["weights"] if settings.energy and row["kept"] < settings.energy - 1e-5]:
+            LOG.info("%d weights keep less than energy=%g at rank=%d", len(short), settings.energy, settings.rank)
         return this.finish(weights=len(parts))
 
 
-def extract(folders: Mapping[str, Path], settings: Config) -> tuple[dict[str, Part], dict[str, Any]]:
+def extract(folders: Mapping[str, Path], settings: Config) -> Extracted:
     """The adapter of every weight, and what it keeps.
 
     Raises:
-        UserError: no weight is a matrix that the targets name, or the two models are the same.
+        UserError: no weight is a linear layer's that the targets name, or the two models are the same.
     """
     import torch
 
@@ -101,42 +116,71 @@ def extract(folders: Mapping[str, Path], settings: Config) -> tuple[dict[str, Pa
     from merge_recipes.weights import Weights
 
     base, expert = (Weights(folders[name]) for name in ("base", "expert"))
+    linear, tied = _look_at_modules(folders["base"])
     parts: dict[str, Part] = {}
-    rows, left, total = [], [], 0.0
+    rows, left, whole, total, saved = [], [], [], 0.0, 0.0
     for name in track(list(base), "extracting", unit="tensors"):
-        shape = base[name].shape
-        change = torch.tensor(expert[name].float32() - base[name].float32()).view(shape)
+        change = torch.tensor(expert[name].float32() - base[name].float32()).view(base[name].shape)
         squared = float(change.double().square().sum())
         total += squared
+        module, _, last = name.rpartition(".")
         if squared == 0.0:
             continue
-        if not _is_target(name, shape, settings.targets):
+        if module in linear and last == "weight" and any(part in name for part in settings.targets or [""]):
+            parts[name] = decompose(change, settings.rank, settings.energy)
+            rows.append({"weight": name, "rank": parts[name].up.shape[1], "kept": round(parts[name].kept / squared, 6)})
+        elif settings.save_rest and module not in linear and module not in tied:
+            whole.append({"weight": name, "length": round(squared**0.5, 6)})
+            saved += squared
+        else:
             left.append({"weight": name, "length": round(squared**0.5, 6)})
-            continue
-        parts[name] = decompose(change, settings.rank, settings.energy)
-        rank = parts[name].up.shape[1]
-        rows.append({"weight": name, "rank": rank, "kept": round(parts[name].kept / squared, 6)})
     if total == 0.0:
         raise UserError(f"{settings.model} is {settings.base} to the bit; there is nothing to extract")
     if not parts:
-        raise UserError(
-            f"targets={settings.targets}: no changed matrix has such a name; give parts of {left[0]['weight']}"
+        changed = ", ".join(row["weight"] for row in [*left, *whole][:4])
+        fault = (
+            f"targets={settings.targets}: no changed matrix has such a name"
+            if settings.targets
+            else "no matrix changed"
         )
-    kept = sum(part.kept for part in parts.values()) / total
+        raise UserError(f"{fault}; what changed begins with {changed}")
+    modules = sorted({row["weight"].rpartition(".")[0] for row in whole})
     size = sum(part.up.numel() + part.down.numel() for part in parts.values())
-    return parts, {"kept": round(kept, 6), "parameters": size, "weights": rows, "not_covered": left}
+    size += sum(tensor.data.size for tensor in expert.values() if tensor.name.rpartition(".")[0] in modules)
+    kept = (sum(part.kept for part in parts.values()) + saved) / total
+    table = {"kept": round(kept, 6), "parameters": size, "weights": rows, "saved_whole": whole, "not_covered": left}
+    return Extracted(parts, modules, table)
+
+
+def _look_at_modules(base: Path) -> tuple[set[str], set[str]]:
+    """The names of a model's linear layers, and of its embeddings where they are the output layer too.
+
+    Tied embeddings have no place of their own in an adapter: saved whole they would be untied. An output layer that is
+    tied is not among the linear layers for the same reason.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with torch.device("meta"):  # the modules alone, without numbers
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base))
+    linear = {name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    inside, outside = model.get_input_embeddings(), model.get_output_embeddings()
+    tied = set()
+    if outside is not None and outside.weight is inside.weight:
+        tied = {name for name, module in model.named_modules() if module in (inside, outside)}
+    return linear - tied, tied
 
 
 def decompose(change: Any, rank: int, energy: float | None, large: int = LARGE) -> Part:
     """The best approximation of a change by so many directions, or by as few as keep `energy` of its squares.
 
-    Of a matrix larger than `large` both ways, without `energy`, only the leading directions are computed, by random
-    projections and four rounds of refinement (Halko et al. 2011): minutes become a second.
+    Of a matrix larger than `large` both ways only the leading directions are computed, by random projections and four
+    rounds of refinement (Halko et al. 2011): minutes become a second.
     """
     import torch
 
     squared = float(change.double().square().sum())
-    if energy is None and min(change.shape) > max(large, 2 * rank):
+    if min(change.shape) > max(large, 2 * rank):
         torch.manual_seed(0)
         left, sizes, right = torch.svd_lowrank(change, q=rank + 16, niter=4)
         right = right.T
@@ -151,47 +195,47 @@ def decompose(change: Any, rank: int, energy: float | None, large: int = LARGE) 
     return Part(left[:, :count] * roots, roots[:, None] * right[:count], squared, float(squares[:count].sum()))
 
 
-def _is_target(name: str, shape: tuple[int, ...], targets: list[str] | None) -> bool:
-    """Matrices of linear layers: an embedding or the output layer needs another kind of adapter."""
-    if len(shape) != 2 or not name.endswith(".weight") or "embed" in name or name.startswith("lm_head"):
-        return False
-    return targets is None or any(target in name for target in targets)
-
-
-def write_adapter(out: Path, base: str, folder: Path, parts: Mapping[str, Part]) -> None:
+def write_adapter(out: Path, base: str, folders: Mapping[str, Path], extracted: Extracted) -> None:
     """The adapter as peft saves it, and the base's tokenizer beside it."""
     import torch
     from peft import LoraConfig
     from safetensors.torch import save_file
 
     from merge_recipes.stream import SMALL_FILES
+    from merge_recipes.weights import Weights
 
-    ranks = {name.removesuffix(".weight"): part.up.shape[1] for name, part in parts.items()}
+    ranks = {name.removesuffix(".weight"): part.up.shape[1] for name, part in extracted.parts.items()}
     most = max(ranks.values())
     other = {name: rank for name, rank in ranks.items() if rank != most}
     # Scaled by alpha / rank, so by one: the change is in the factors.
     LoraConfig(
         r=most, lora_alpha=most, rank_pattern=other, alpha_pattern=dict(other), target_modules=sorted(ranks),
-        task_type="CAUSAL_LM", base_model_name_or_path=base, inference_mode=True, lora_dropout=0.0,
+        modules_to_save=extracted.whole or None, task_type="CAUSAL_LM", base_model_name_or_path=base,
+        inference_mode=True, lora_dropout=0.0,
     ).save_pretrained(str(out))  # fmt: skip
     tensors = {}
-    for name, part in parts.items():
+    for name, part in extracted.parts.items():
         place = f"base_model.model.{name.removesuffix('.weight')}"
         tensors[f"{place}.lora_A.weight"] = part.down.contiguous().to(torch.float32)
         tensors[f"{place}.lora_B.weight"] = part.up.contiguous().to(torch.float32)
+    for tensor in Weights(folders["expert"]).values():
+        if tensor.name.rpartition(".")[0] in extracted.whole:
+            tensors[f"base_model.model.{tensor.name}"] = torch.tensor(tensor.float32()).view(tensor.shape)
     save_file(tensors, out / "adapter_model.safetensors", metadata={"format": "pt"})
     for name in SMALL_FILES:
-        if (folder / name).is_file():
-            shutil.copyfile(folder / name, out / name)
+        if (folders["base"] / name).is_file():
+            shutil.copyfile(folders["base"] / name, out / name)
 
 
 def check_adapter(out: Path, folders: Mapping[str, Path]) -> dict[str, float]:
     """How far the next words of base and adapter are from the expert's: the mean divergence over questions, in nats."""
     import torch
     from peft import PeftModel
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
-    tokenizer = AutoTokenizer.from_pretrained(folders["base"])
+    from medsmith.models import load_tokenizer
+
+    tokenizer = load_tokenizer(folders["base"])
     prompts = [
         tokenizer.apply_chat_template(
             [{"role": "user", "content": text}], add_generation_prompt=True, return_tensors="pt", return_dict=True
@@ -203,10 +247,12 @@ def check_adapter(out: Path, folders: Mapping[str, Path]) -> dict[str, float]:
         with torch.inference_mode():
             return [model(**prompt).logits[0].float().log_softmax(-1) for prompt in prompts]
 
-    base = AutoModelForCausalLM.from_pretrained(folders["base"], dtype=torch.float32)
-    of_base = words(base)
-    of_adapter = words(PeftModel.from_pretrained(base, str(out)))
-    of_expert = words(AutoModelForCausalLM.from_pretrained(folders["expert"], dtype=torch.float32))
+    def load(name: str) -> Any:
+        return AutoModelForCausalLM.from_pretrained(folders[name], dtype=torch.float32)
+
+    # One after the other: one model is in memory at a time.
+    of_expert, of_base = words(load("expert")), words(load("base"))
+    of_adapter = words(PeftModel.from_pretrained(load("base"), str(out)))
 
     def apart(others: list[Any]) -> float:
         each = [(e.exp() * (e - o)).sum(-1).mean() for e, o in zip(of_expert, others, strict=True)]
@@ -232,9 +278,13 @@ def to_markdown(table: Mapping[str, Any]) -> str:
         "| --- | ---: | ---: |",
         *(f"| {row['weight']} | {row['rank']} | {100 * row['kept']:.1f} % |" for row in table["weights"]),
     ]
-    if table["not_covered"]:
-        lines += ["", "Not covered, and so left as the base has them:", "", "| weight | length of its change |"]
-        lines += ["| --- | ---: |", *(f"| {row['weight']} | {row['length']} |" for row in table["not_covered"])]
+    for key, title in (
+        ("saved_whole", "Saved whole"),
+        ("not_covered", "Not covered, and so left as the base has them"),
+    ):
+        if table[key]:
+            lines += ["", f"{title}:", "", "| weight | length of its change |", "| --- | ---: |"]
+            lines += [f"| {row['weight']} | {row['length']} |" for row in table[key]]
     return "\n".join(lines) + "\n"
 
 

@@ -151,6 +151,15 @@ def chain(tmp_path: Path) -> Path:
     return final
 
 
+def adapt(folder: Path, base: str) -> Path:
+    """A finished adapter of a base."""
+    with run.start(Step(out=folder), "merge_recipes.extract") as this:
+        this.facts["licences"] |= {"articles": "CC-BY-4.0"}
+        write_json(folder / "adapter_config.json", {"peft_type": "LORA", "base_model_name_or_path": base})
+        (folder / "adapter_model.safetensors").write_bytes(bytes(99))
+        return this.finish(weights=1)
+
+
 def front_matter(card: str) -> dict[str, Any]:
     return dict(yaml.safe_load(card.split("---\n")[1]))
 
@@ -303,3 +312,26 @@ def test_needs_a_repository(chain: Path) -> None:
         publish.run(chain)
     with pytest.raises(UserError, match="'clinical' is not a repository"):
         publish.run(chain, "clinical")
+
+
+def test_adapter_names_its_base_by_where_others_find_it(chain: Path, hub: Hub, tmp_path: Path) -> None:
+    """A hub id stays; a folder of this machine becomes the place where it was published, and else is no base at all."""
+    far = publish.run(adapt(tmp_path / "far", "owner/base"), "me/far", dry_run=True)
+    said = {upload.path: upload.source for upload in far.uploads}["adapter_config.json"]
+    assert isinstance(said, bytes) and json.loads(said)["base_model_name_or_path"] == "owner/base"
+    matter = front_matter(far.card)
+    assert (matter["library_name"], matter["base_model"]) == ("peft", ["owner/base"])
+    assert (matter["base_model_relation"], matter["tags"][-2:]) == ("adapter", ["lora", "peft"])
+
+    near = adapt(tmp_path / "near", str(chain))
+    shown = {upload.path: upload.source for upload in publish.run(near, "me/near", dry_run=True).uploads}
+    assert str(tmp_path).encode() not in b"".join(source for source in shown.values() if isinstance(source, bytes))
+    with pytest.raises(
+        UserError, match="near is an adapter of a base that lies on this machine alone; publish the base"
+    ):
+        publish.run(near, "me/near")
+    publish_apart(hub.url, str(chain), "me/clinical")
+    published = publish.run(near, "me/near", dry_run=True)
+    said = {upload.path: upload.source for upload in published.uploads}["adapter_config.json"]
+    assert isinstance(said, bytes) and json.loads(said)["base_model_name_or_path"] == "me/clinical"
+    assert front_matter(published.card)["base_model"] == ["me/clinical"]

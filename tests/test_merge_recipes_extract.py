@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from medsmith import run
 from medsmith.errors import UserError
 from merge_recipes import build, extract
+from merge_recipes.adapters import fold_all
 from merge_recipes.extract import decompose
 from merge_recipes.weights import Entry, Weights, create
 
@@ -28,7 +30,7 @@ def low_rank(shape: tuple[int, ...], sizes: list[float], seed: int = 0) -> torch
 
 @pytest.fixture(scope="module")
 def expert(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny model with a change of rank three in every matrix, and one of its norms moved."""
+    """The tiny model with a change of rank three in every layer's matrices, and one norm and some embeddings moved."""
     from merge_recipes.stream import copy_small_files
 
     folder, source = tmp_path_factory.mktemp("expert"), Weights(tiny_model)
@@ -39,6 +41,8 @@ def expert(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
                 views[name][:] += low_rank(tensor.shape, [0.6, 0.3, 0.2], number).numpy().ravel()
             elif name == "model.norm.weight":
                 views[name][:] += 0.01
+            elif name == "model.embed_tokens.weight":
+                views[name][:64] += 0.02
     copy_small_files(tiny_model, folder, "F32")
     return folder
 
@@ -53,8 +57,9 @@ def test_rank_that_is_there_is_enough(tiny_model: Path, expert: Path, tmp_path: 
     _, whole = extracted(tmp_path / "three", tiny_model, expert, rank=3)
     assert {row["rank"] for row in whole["weights"]} == {3}
     assert all(row["kept"] == pytest.approx(1.0, abs=1e-6) for row in whole["weights"])
-    assert [row["weight"] for row in whole["not_covered"]] == ["model.norm.weight"]
-    assert whole["not_covered"][0]["length"] == pytest.approx(0.01 * 32**0.5, rel=1e-3)
+    lost = {row["weight"]: row["length"] for row in whole["not_covered"]}
+    assert lost == pytest.approx({"model.norm.weight": 0.01 * 32**0.5, "model.embed_tokens.weight": 0.16}, rel=1e-3)
+    assert whole["kept"] == pytest.approx(8 * 0.49 / (8 * 0.49 + 0.01**2 * 32 + 0.16**2), abs=1e-5)
     _, two = extracted(tmp_path / "two", tiny_model, expert, rank=2)
     share = (0.6**2 + 0.3**2) / (0.6**2 + 0.3**2 + 0.2**2)
     assert all(row["kept"] == pytest.approx(share, abs=1e-5) for row in two["weights"])
@@ -80,8 +85,73 @@ def test_what_was_extracted_folds_back(tiny_model: Path, expert: Path, tmp_path:
     merged = build.main(build.Config(out=tmp_path / "m", recipe=recipe, models={"base": tiny_model, "expert": adapter}))
     wanted, found, base = Weights(expert), Weights(merged), Weights(tiny_model)
     for name, tensor in wanted.items():
-        aim = base[name] if name == "model.norm.weight" else tensor
+        aim = base[name] if name in ("model.norm.weight", "model.embed_tokens.weight") else tensor
         assert abs(found[name].float32() - aim.float32()).max() < 1e-5, name
+
+
+def fold(adapter: Path, base: Path, into: Path) -> Weights:
+    return Weights(fold_all({"expert": adapter}, base, base, into)["expert"])
+
+
+def test_nothing_is_lost_at_full_rank_with_the_rest(tiny_model: Path, expert: Path, tmp_path: Path) -> None:
+    """Factors of full rank, embeddings and norms whole: folded in, and loaded as people load it, it is the expert."""
+    from transformers import AutoModelForCausalLM
+
+    adapter, table = extracted(tmp_path / "lora", tiny_model, expert, rank=32, save_rest=True)
+    assert table["not_covered"] == [] and table["kept"] == pytest.approx(1.0, abs=1e-6)
+    assert [row["weight"] for row in table["saved_whole"]] == ["model.embed_tokens.weight", "model.norm.weight"]
+    assert table["check"]["adapter_to_expert"] < 1e-6 < table["check"]["base_to_expert"]
+    found = fold(adapter, tiny_model, tmp_path / "in")
+    for name, tensor in Weights(expert).items():
+        assert abs(found[name].float32() - tensor.float32()).max() < 1e-6, name
+    tokens = torch.arange(40)[None]
+    with torch.inference_mode():
+        said = [AutoModelForCausalLM.from_pretrained(folder)(tokens).logits for folder in (adapter, expert, tiny_model)]
+    assert (said[0] - said[1]).abs().max() < 1e-4 < (said[1] - said[2]).abs().max()
+
+
+def test_output_layer_is_a_linear_layer_unless_it_is_tied(tiny_model: Path, tmp_path: Path) -> None:
+    """An expert that changed it alone is extracted; of a base with one matrix for both ends neither can be covered."""
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    def moved(base: Path, name: str) -> Path:
+        folder = shutil.copytree(base, tmp_path / name)
+        tensors = load_file(folder / "model.safetensors")
+        for key in tensors:
+            if key in (name, TARGET):
+                tensors[key] += low_rank(tuple(tensors[key].shape), [0.6])
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+        return folder
+
+    _, table = extracted(tmp_path / "a", tiny_model, moved(tiny_model, "lm_head.weight"), rank=1)
+    assert [row["weight"] for row in table["weights"]] == ["lm_head.weight", TARGET]
+    assert table["kept"] == pytest.approx(1.0, abs=1e-6)
+
+    tied = shutil.copytree(tiny_model, tmp_path / "tied")
+    tensors = load_file(tied / "model.safetensors")
+    del tensors["lm_head.weight"]
+    save_file(tensors, tied / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((tied / "config.json").read_text())
+    (tied / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}))
+    other = moved(tied, "model.embed_tokens.weight")
+    _, table = extracted(tmp_path / "b", tied, other, rank=1, save_rest=True)
+    assert [row["weight"] for row in table["not_covered"]] == ["model.embed_tokens.weight"]
+    assert table["saved_whole"] == [] and table["kept"] == pytest.approx(0.5, abs=1e-6)
+
+
+def test_rank_that_is_too_small_for_the_energy_is_told(
+    tiny_model: Path, expert: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two of three directions keep 92 %: at 95 % every matrix says that the largest rank allowed is not enough."""
+    with caplog.at_level(logging.INFO):
+        extracted(tmp_path / "lora", tiny_model, expert, rank=2, energy=0.95)
+    assert "8 weights keep less than energy=0.95 at rank=2" in caplog.messages
+    caplog.clear()
+    with caplog.at_level(logging.INFO):
+        _, table = extracted(tmp_path / "enough", tiny_model, expert, rank=8, energy=0.95)
+    assert {row["rank"] for row in table["weights"]} == {3} and "keep less" not in caplog.text
 
 
 def test_targets_and_mistakes(tiny_model: Path, expert: Path, tmp_path: Path) -> None:
@@ -115,3 +185,5 @@ def test_large_matrices_are_projected_to_the_same() -> None:
     whole, projected = decompose(change, 3, None), decompose(change, 3, None, large=100)
     assert torch.allclose(whole.up @ whole.down, projected.up @ projected.down, atol=1e-3)
     assert projected.kept == pytest.approx(whole.kept, rel=1e-4) and projected.squared == whole.squared
+    enough = decompose(change, 40, 0.75, large=100)
+    assert enough.up.shape[1] == decompose(change, 40, 0.75).up.shape[1] == 2
