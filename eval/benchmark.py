@@ -3,15 +3,24 @@
 Such a module reads one public data set in its published file format and has
 
     VERSION = 1                      raised when its numbers change meaning
-    METRIC = "accuracy"              the headline: one of the names that `score` returns
+    METRIC = "accuracy"              the headline: an id of eval.metrics, or COMPOSITE (then with COMPONENTS)
     ACCESS = "open"                  or "credentialed": texts stay out of the results unless asked for
     LICENCE, SOURCE                  of the data, in words; where to get them
     MAX_NEW_TOKENS = 20              room for an answer (0: options are scored, nothing is written)
     load(path, split) -> Loaded      "test", or "shots": the split that examples may come from
-    parse(output, item) -> answer    None where the output cannot be read
-    score(answer, item) -> scores    {name: 0..1}
+    parse(output, item) -> answer    None where the output cannot be read, Repaired(answer) where it took mending
+    score(answer, item) -> scores    {metric id: 0..1} of this item
+
+and, where it needs them,
+
+    COMPONENTS = ("rouge1", "bertscore_f1")   what the headline COMPOSITE averages; what was not computed is named
+    SLICE_MEAN = True                the headline is the plain mean of the slices' means, not the mean of all items
+    count(answer, item) -> counts    {metric id: [numbers]} of metrics that are functions of summed counts, such as
+                                     pooled F1; asked for every item, with answer None where it is unreadable
+    PUBLISHED = {name: Published()}  files as published, to tell whether the given one is
 
 Answer, score and metric are three things: an unreadable output is counted apart and scores 0 on every metric.
+`eval/clue` holds a module of the same name and kind where the published protocol does otherwise (see there).
 """
 
 from __future__ import annotations
@@ -21,12 +30,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 from medsmith.errors import UserError
 from medsmith.records import content_id
 
 FOLDER = Path(__file__).parent / "benchmarks"
+CLUE = Path(__file__).parent / "clue"
+COMPOSITE = "composite"
 
 
 @dataclass(frozen=True)
@@ -43,13 +54,31 @@ class Item:
     options: list[str] = field(default_factory=list)
     slice: str = ""
     """A part of the benchmark that is also reported by itself (a level of difficulty, say)."""
+    truth: Any = None
+    """What scoring needs beyond `gold`, which is the text that a perfect answer would be: spans, codes, a context."""
+    weight: int = 1
+    """How often the item counts: 1, but where a published protocol counts one twice."""
+
+
+class Repaired(NamedTuple):
+    """An answer that could be read only after its form was mended (a missing bracket, say)."""
+
+    answer: Any
+
+
+class Published(NamedTuple):
+    """A file as it was published: its number of rows, blank ones included, and its SHA-256 where it is known."""
+
+    rows: int
+    sha256: str = ""
 
 
 class Loaded(NamedTuple):
-    """The items of a file, and the rows left out by reason."""
+    """The items of a file, the rows left out by reason, and what is noteworthy about the file (for result.json)."""
 
     items: list[Item]
     dropped: Counter[str]
+    notes: dict[str, Any] = {}
 
 
 class Benchmark(Protocol):
@@ -65,10 +94,10 @@ class Benchmark(Protocol):
     def load(self, path: Path, split: str) -> Loaded:
         """Read the items of a split."""
 
-    def parse(self, output: str, item: Item) -> str | None:
+    def parse(self, output: str, item: Item) -> Any:
         """Take the answer out of a model's output."""
 
-    def score(self, answer: str, item: Item) -> dict[str, float]:
+    def score(self, answer: Any, item: Item) -> dict[str, float]:
         """Score an answer against the item's gold."""
 
 
@@ -77,11 +106,16 @@ def names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "__init__")
 
 
-def load_benchmark(name: str) -> Benchmark:
-    """Import a benchmark by name; UserError where there is none."""
+def load_benchmark(name: str, protocol: str = "strict") -> Benchmark:
+    """Import a benchmark by name, as a protocol asks and scores it; UserError where there is none."""
     if name not in names():
         raise UserError(f"no benchmark is called '{name}'; there are {', '.join(names())}")
-    return cast(Benchmark, importlib.import_module(f"eval.benchmarks.{name}"))
+    if protocol == "strict":
+        return cast(Benchmark, importlib.import_module(f"eval.benchmarks.{name}"))
+    if not (CLUE / f"{name}.py").is_file():
+        there = ", ".join(sorted(path.stem for path in CLUE.glob("*.py") if path.stem in names()))
+        raise UserError(f"protocol {protocol} does not know {name}; it is defined for {there}")
+    return cast(Benchmark, importlib.import_module(f"eval.clue.{name}"))
 
 
 def ask(system: str, user: str) -> list[dict[str, str]]:

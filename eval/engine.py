@@ -34,6 +34,9 @@ class Engine(Protocol):
     def decode(self, ids: list[int]) -> str:
         """The text of token ids."""
 
+    def begin_tokens(self, ids: list[int]) -> int:
+        """How many beginning-of-text tokens a prompt opens with: one or none; two would change what a model says."""
+
     def tokens_of(self, texts: Sequence[str]) -> list[int]:
         """How many tokens each text has."""
 

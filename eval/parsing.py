@@ -52,6 +52,24 @@ def parse_leading_label(output: str, labels: Sequence[str]) -> str | None:
     return next(label for label in labels if label.casefold() == found[0])
 
 
+def parse_letter(output: str, letters: Sequence[str]) -> str | None:
+    """The letter of an option that an answer names: "B", "(B)", "B.", "**B**: text", "The answer is B".
+
+    None where two are named ("A or B"), and for the article: "A patient with gout" names nothing.
+    """
+    names = "".join(letters)
+    said = {
+        match.group(1).upper()
+        for match in re.finditer(
+            rf"(?:answer|option|choice)(?: is)?[\s:*\"'(\[]*([{names}])(?!\w)", output, re.IGNORECASE
+        )
+    }
+    lead = re.match(rf"[\s*_\"'“(\[]*([{names}])(?=[\s*_\"'”]*(?:$|[).\]:,;*\n–—-]))", output)
+    found = said | ({lead.group(1)} if lead else set())
+    listed = re.search(rf"(?<!\w)([{names}])\W*(?:\b(?:or|and)\b|[,/&])\W*([{names}])(?!\w)", output)
+    return found.pop() if len(found) == 1 and not listed else None
+
+
 def parse_sentence_number(output: str, sentences: dict[int, str]) -> int | None:
     """The number of a sentence, or -1 for "none is wrong".
 

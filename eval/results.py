@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eval.scorers import ROUGE
-from eval.statistics import bootstrap_mean, mean_of_means, ratio_interval
+from eval import statistics
+from eval.benchmark import COMPOSITE
+from eval.metrics import find_metric, ratio, table_of
+from eval.statistics import Table, ratio_interval
 from medsmith.errors import UserError
 from medsmith.intervals import Interval, wilson
 from medsmith.records import Document, content_id, read_documents
 from medsmith.run import find_record
 
 if TYPE_CHECKING:
-    from eval.run import Task
+    from eval.asking import Task
 
 
 def summarise(
@@ -26,13 +28,15 @@ def summarise(
     for row in samples:
         by_name[row["benchmark"]].append(row)
     benchmarks = {task.name: _benchmark(task, by_name[task.name], seed) for task in tasks}
+    for row in samples:
+        row["score"] = item_score(row, benchmarks[row["benchmark"]]["metric"])
     corpora: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in documents:
         corpora[row["corpus"]].append(row)
     average = None
     if tasks:
-        parts = [([r["score"] for r in rows], [r["group"] for r in rows]) for rows in by_name.values()]
-        average = mean_of_means(parts, seed)._asdict()
+        parts = [table_of(by_name[task.name], benchmarks[task.name]["metric"], slice_mean(task)) for task in tasks]
+        average = statistics.average(parts, seed)._asdict()
     perplexity = {name: _perplexity(rows, seed) for name, rows in corpora.items()}
     return {"benchmarks": benchmarks, "average": average, "perplexity": perplexity}
 
@@ -50,18 +54,42 @@ def read_corpus(path: Path, limit: int | None) -> list[Document]:
     return [row for row in rows if row.text]
 
 
+def headline(benchmark: Any, samples: list[dict[str, Any]]) -> str:
+    """The id of the headline; of a composite, `mean(...)` of those components that were computed."""
+    if benchmark.METRIC != COMPOSITE:
+        return str(benchmark.METRIC)
+    computed = {name for row in samples for name in row["scores"]}
+    parts = [name for name in benchmark.COMPONENTS if name in computed]
+    return f"mean({', '.join(parts or benchmark.COMPONENTS)})"
+
+
+def item_score(row: dict[str, Any], metric: str) -> float:
+    """What one item earned on the headline; of a metric of summed counts, its value on this item's counts alone."""
+    table = table_of([row | {"weight": 1}], metric)
+    return float(table.value(table.counts.sum(0))) if table.ids else 0.0
+
+
+def slice_mean(task: Task) -> bool:
+    """Whether the headline is the mean of the slices' means."""
+    return bool(getattr(task.benchmark, "SLICE_MEAN", False))
+
+
 def _benchmark(task: Task, rows: list[dict[str, Any]], seed: int) -> dict[str, Any]:
     assert len(rows) == len(task.items), f"{task.name}: an item has vanished"
     benchmark = task.benchmark
     record = find_record(task.path)
     simulated = bool(record and record["facts"].get("simulated"))
     made = dict(record["facts"].get("licences", {})) if record else {}
+    metric = headline(benchmark, rows)
+    found = metrics_of(rows, metric, slice_mean(task), seed)
+    missing = [name for name in getattr(benchmark, "COMPONENTS", ()) if name not in found]
     return {
         "version": benchmark.VERSION,
-        "metric": benchmark.METRIC,
-        **_interval(rows, benchmark.METRIC, seed)._asdict(),
+        "metric": metric,
+        **{name: found[metric][name] for name in ("value", "low", "high")},
         "n": len(rows),
         "unreadable": sum(row["unreadable"] for row in rows),
+        "readings": dict(sorted(Counter(row["reading"] for row in rows).items())),
         "truncated": sum(row["truncated"] for row in rows),
         "access": benchmark.ACCESS,
         # A file that a run of ours made came under other terms than the published set of that format.
@@ -71,25 +99,33 @@ def _benchmark(task: Task, rows: list[dict[str, Any]], seed: int) -> dict[str, A
         "settings": task.settings.model_dump(),
         "max_new_tokens": task.max_new_tokens,
         "left_out": dict(sorted(task.dropped.items())),
-        "scores": _means(rows),
-        "slices": _slices(rows, benchmark.METRIC, seed),
-        "scorer": ROUGE if benchmark.METRIC.startswith("rouge") else "exact match of the parsed answer",
+        "notes": task.notes,
+        "metrics": found,
+        # Never 0: what was not computed has no value.
+        "not_run": missing,
+        "slices": _slices(rows, metric, seed),
     }
 
 
-def _interval(rows: list[dict[str, Any]], metric: str, seed: int) -> Interval:
+def metrics_of(rows: list[dict[str, Any]], metric: str, by_slice: bool, seed: int) -> dict[str, Any]:
+    """Every metric of one benchmark, the headline first: {id: value, low, high, n, definition}."""
+    names = [metric, *sorted({name for row in rows for name in (*row["scores"], *row["counts"])} - {metric})]
+    found = {}
+    for name in names:
+        parts = table_of(rows, name, by_slice and name == metric)
+        if not parts.ids:
+            continue
+        said = find_metric(name).definition + ("; plain mean over slices" if by_slice and name == metric else "")
+        found[name] = {**_interval(rows, name, parts, seed)._asdict(), "n": len(parts.ids), "definition": said}
+    return found
+
+
+def _interval(rows: list[dict[str, Any]], metric: str, table: Table, seed: int) -> Interval:
     """Wilson's where items are right or wrong and each by itself, else a bootstrap over groups."""
-    values = [row["score"] for row in rows]
-    groups = [row["group"] for row in rows]
-    if metric == "accuracy" and len(set(groups)) == len(groups):
-        return wilson(sum(values), len(values))
-    return bootstrap_mean(values, groups, seed)
-
-
-def _means(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """The mean of every metric; an unreadable item counts 0."""
-    names = sorted({name for row in rows for name in row["scores"]})
-    return {name: math.fsum(row["scores"].get(name, 0.0) for row in rows) / len(rows) for name in names}
+    alone = len(set(table.groups)) == len(table.groups) and all(row.get("weight", 1) == 1 for row in rows)
+    if metric == "accuracy" and alone and table.value is ratio:
+        return wilson(table.counts[:, 0].sum(), len(table.ids))
+    return statistics.estimate(table, seed)
 
 
 def _slices(rows: list[dict[str, Any]], metric: str, seed: int) -> dict[str, Any]:
@@ -97,7 +133,12 @@ def _slices(rows: list[dict[str, Any]], metric: str, seed: int) -> dict[str, Any
     if names in ([], [""]):
         return {}
     parts = {name: [row for row in rows if row["slice"] == name] for name in names}
-    return {name: {**_interval(part, metric, seed)._asdict(), "n": len(part)} for name, part in parts.items()}
+    tables = {name: table_of(part, metric) for name, part in parts.items()}
+    return {
+        name: {**_interval(parts[name], metric, table, seed)._asdict(), "n": len(table.ids)}
+        for name, table in tables.items()
+        if table.ids
+    }
 
 
 def _perplexity(rows: list[dict[str, Any]], seed: int) -> dict[str, Any]:

@@ -9,18 +9,16 @@ Writes samples.jsonl (every item with output, answer and score), documents.jsonl
 from __future__ import annotations
 
 import logging
-from collections import Counter
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
 import medsmith.config
-from eval.benchmark import Benchmark, Item, limited, load_benchmark, with_shots
-from eval.responses import Responses, fit
+from eval.asking import ask, prepare
+from eval.responses import Responses
 from eval.results import read_corpus, summarise
-from eval.suite import BenchmarkSettings, find_suite, load_suite
+from eval.suite import find_suite, load_suite
 from medsmith import run
 from medsmith.command import run_command
 from medsmith.config import ModelRef, execution
@@ -32,8 +30,8 @@ from medsmith.records import content_id, write_json, write_jsonl
 if TYPE_CHECKING:
     from eval.engine import Engine
 
-LETTERS = "ABCDEFGH"
 LONGEST_WINDOW = 2048
+HIDDEN = ("prompt", "output", "answer", "gold", "written", "written_answer")
 
 log = logging.getLogger("eval.run")
 
@@ -57,19 +55,6 @@ class Config(medsmith.config.Config):
     threads: int | None = execution(None, "threads of torch; none: OMP_NUM_THREADS, else all cores")
 
 
-@dataclass(frozen=True)
-class Task:
-    """A benchmark made ready: its items as they will be asked."""
-
-    name: str
-    benchmark: Benchmark
-    settings: BenchmarkSettings
-    path: Path
-    items: list[Item]
-    dropped: Counter[str]
-    max_new_tokens: int
-
-
 def main(config: Config) -> Path:
     """Ask, score, and write the evaluation into config.out."""
     from eval.engines.transformers import LocalModel
@@ -84,7 +69,7 @@ def evaluate(config: Config, this: run.Run, engine: Engine) -> Path:
     """Everything after the model has been chosen."""
     suite = load_suite(config.suite, config.benchmarks)
     tasks = [
-        prepare(name, settings, config.benchmarks[name], config.limit, engine.context)
+        prepare(name, settings, config.benchmarks[name], config.limit, engine.context, suite.protocol)
         for name, settings in suite.benchmarks.items()
     ]
     corpora = {name: read_corpus(path, config.limit_documents) for name, path in config.corpora.items()}
@@ -120,113 +105,12 @@ def evaluate(config: Config, this: run.Run, engine: Engine) -> Path:
     return this.finish(**counts, documents=len(documents), dropped=sum(task.dropped.total() for task in tasks))
 
 
-def prepare(name: str, settings: BenchmarkSettings, path: Path, limit: int | None, context: int) -> Task:
-    """Load a benchmark, take the items that are asked, put examples in front and lay out options.
-
-    An answer gets no more than half of the model's context: the other half is for the question.
-    """
-    benchmark = load_benchmark(name)
-    items, dropped = benchmark.load(path, "test")
-    smallest = min((value for value in (limit, settings.limit) if value is not None), default=None)
-    taken = limited(items, smallest)
-    if len(taken) < len(items):
-        dropped = dropped + Counter({"beyond the limit": len(items) - len(taken)})
-    lettered = settings.choice == "letter" and benchmark.MAX_NEW_TOKENS == 0
-    shots = benchmark.load(path, "shots").items if settings.shots else []
-    if lettered:
-        taken, shots = [list(map(_with_letters, rows)) for rows in (taken, shots)]
-    if settings.shots:
-        taken = with_shots(taken, shots, settings.shots)
-    room = min(settings.max_new_tokens or benchmark.MAX_NEW_TOKENS, context // 2)
-    return Task(name, benchmark, settings, path, taken, dropped, room)
-
-
-def ask(task: Task, responses: Responses, folder: Path, bar: Bar) -> list[dict[str, Any]]:
-    """Put a benchmark's items to the model, read and score what comes back: one sample an item, in their order."""
-    from medsmith.likelihood import ChoiceItem
-
-    engine, items = responses.engine, task.items
-    options = engine.tokens_of([option for item in items for option in item.options])
-    room = engine.context - max([task.max_new_tokens, *options])
-    conversations, encoded, truncated = _fitted(engine, task, room)
-    prompts = [engine.decode(ids) for ids in encoded]
-    first = {"benchmark": task.name, "prompt": prompts[0], "token_ids": encoded[0]}
-    write_json(folder / "log" / "first_prompts" / f"{task.name}.json", first)
-    log.info("%s: %d items; the first is log/first_prompts/%s.json", task.name, len(items), task.name)
-    if items[0].options:
-        asked = [ChoiceItem(chat, item.options) for chat, item in zip(conversations, items, strict=True)]
-        lengths = [len(ids) + sum(map(len, item.options)) // 3 for ids, item in zip(encoded, items, strict=True)]
-        rows = responses.choose(prompts, asked, lengths, bar)
-        outputs = [_best(item, row) for item, row in zip(items, rows, strict=True)]
-    else:
-        rows = responses.write(prompts, encoded, task.max_new_tokens, bar)
-        outputs = [row["text"] for row in rows]
-    samples = []
-    for item, prompt, cut, output, row in zip(items, prompts, truncated, outputs, rows, strict=True):
-        details = {"truncated": cut, "finish": row["finish"]} if "finish" in row else {"truncated": cut, **row}
-        samples.append(_sample(task, item, prompt, output) | details)
-    return samples
-
-
-def _fitted(engine: Engine, task: Task, room: int) -> tuple[list[list[dict[str, str]]], list[list[int]], list[bool]]:
-    """Conversations, their ids, and which of them were cut to fit."""
-    conversations = [item.messages for item in task.items]
-    encoded = engine.encode(conversations)
-    truncated = [len(ids) > room for ids in encoded]
-    for index, long in enumerate(truncated):
-        if long:
-            shorter = fit(engine, conversations[index], room)
-            if shorter is None:
-                raise UserError(
-                    f"{task.name}: item {task.items[index].id} and its answer do not fit into {engine.context} tokens; "
-                    "ask with fewer shots or a smaller max_new_tokens"
-                )
-            conversations[index] = shorter
-            encoded[index] = engine.encode([shorter])[0]
-    return conversations, encoded, truncated
-
-
-def _sample(task: Task, item: Item, prompt: str, output: str) -> dict[str, Any]:
-    """Answer, score and metric of one item. Unreadable: no answer, and 0 on the headline."""
-    answer = task.benchmark.parse(output, item)
-    scores = {} if answer is None else task.benchmark.score(answer, item)
-    assert all(0 <= value <= 1 for value in scores.values()), f"{task.name}: a score of {item.id} is outside 0..1"
-    return {
-        "benchmark": task.name,
-        "id": item.id,
-        "group": item.group,
-        "slice": item.slice,
-        "prompt": prompt,
-        "output": output,
-        "answer": answer,
-        "gold": item.gold,
-        "score": scores.get(task.benchmark.METRIC, 0.0),
-        "scores": scores,
-        "unreadable": answer is None,
-    }
-
-
-def _best(item: Item, row: dict[str, Any]) -> str:
-    from medsmith.likelihood import OptionScores
-
-    return item.options[OptionScores(**row).best()]
-
-
-def _with_letters(item: Item) -> Item:
-    """The item with its options as lettered lines, to be answered by a letter."""
-    lines = [f"{letter}. {option}" for letter, option in zip(LETTERS, item.options, strict=False)]
-    turn = {"role": "user", "content": "\n".join([item.messages[-1]["content"], *lines])}
-    letters = list(LETTERS[: len(item.options)])
-    gold = letters[item.options.index(item.gold)]
-    return replace(item, messages=[*item.messages[:-1], turn], options=letters, gold=gold)
-
-
 def _shown(row: dict[str, Any], config: Config, result: dict[str, Any]) -> dict[str, Any]:
     """The sample as it is written: texts of credentialed, real sets become digests unless they are asked for."""
     entry = result["benchmarks"][row["benchmark"]]
     if config.keep_text or entry["access"] == "open" or entry["simulated"]:
         return row
-    hidden = [name for name in ("prompt", "output", "answer", "gold") if row[name] is not None]
+    hidden = [name for name in HIDDEN if row.get(name) is not None]
     return row | {name: f"sha256:{content_id(row[name])}" for name in hidden}
 
 

@@ -8,18 +8,15 @@ from typing import Any
 
 from eval.parsing import split_list
 
-ROUGE = "rouge-score, F1, use_stemmer=False"
-
 
 def rouge(answer: str, gold: str) -> dict[str, float]:
-    """F1 of ROUGE-1, ROUGE-2 and ROUGE-L, and their mean.
+    """F1 of ROUGE-1, ROUGE-2 and ROUGE-L.
 
-    A gold of one word has no pair of words, and ROUGE-2 is 0 even for a right answer: it is left out of the mean.
+    A gold of one word has no pair of words, and ROUGE-2 is 0 even for a right answer: it is left out.
     """
     scores = _rouge_scorer().score(gold, answer)
-    values = {name: float(scores[name].fmeasure) for name in ("rouge1", "rouge2", "rougeL")}
-    defined = [value for name, value in values.items() if name != "rouge2" or len(_words(gold)) > 1]
-    return values | {"rouge_mean": sum(defined) / len(defined)}
+    names = ("rouge1", "rouge2", "rougeL") if len(_words(gold)) > 1 else ("rouge1", "rougeL")
+    return {name: float(scores[name].fmeasure) for name in names}
 
 
 def exact(answer: str, gold: str) -> float:

@@ -6,7 +6,8 @@ Every function is deterministic in its seed and the order of its input does not 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +19,32 @@ from medsmith.intervals import Interval, Z
 Array = NDArray[Any]
 _CELLS = 2**22  # cells of a table of resampled groups that is held at once (32 MiB)
 _EXACT_GROUPS = 14  # up to so many groups every sign is tried, instead of a sample
+
+
+@dataclass(frozen=True)
+class Table:
+    """What a metric's value is computed from: a row of counts an item, (n, k), and the function of their sums.
+
+    A plain mean is the ratio of two sums, score and weight; `value` takes sums (..., k) and gives (...).
+    """
+
+    ids: list[str]
+    groups: list[str]
+    counts: Array
+    value: Callable[[Array], Array]
+
+    def __post_init__(self) -> None:
+        """Refuse what has no value."""
+        if not len(self.ids) == len(self.groups) == len(self.counts):
+            raise UserError(f"{len(self.ids)} ids, {len(self.groups)} groups, {len(self.counts)} rows of counts")
+        _checked(list(self.counts.ravel()))
+
+    def by_group(self) -> Array:
+        """Sums of counts by group, (groups, k), in the order of the groups' names."""
+        names, index = np.unique(np.asarray(self.groups, dtype=str), return_inverse=True)
+        sums = np.zeros((len(names), self.counts.shape[1]))
+        np.add.at(sums, index, self.counts)
+        return sums
 
 
 class Difference(NamedTuple):
@@ -39,6 +66,48 @@ class Gains(NamedTuple):
     average: float
     datasets_gained: int
     cv: float
+
+
+def estimate(table: Table, seed: int = 0, resamples: int = 2000) -> Interval:
+    """A metric's value and its percentile bootstrap interval, groups resampled whole."""
+    drawn = _bootstrap(table, seed, resamples)
+    low, high = np.quantile(drawn, (0.025, 0.975))
+    return Interval(float(table.value(table.counts.sum(0))), float(low), float(high))
+
+
+def average(tables: Sequence[Table], seed: int = 0, resamples: int = 2000) -> Interval:
+    """The flat mean of several metrics' values; its interval resamples every one by itself."""
+    if not tables:
+        raise UserError("no benchmark to average; give at least one")
+    drawn = np.mean([_bootstrap(table, seed + number, resamples) for number, table in enumerate(tables)], axis=0)
+    low, high = np.quantile(drawn, (0.025, 0.975))
+    value = np.mean([float(table.value(table.counts.sum(0))) for table in tables])
+    return Interval(float(value), float(low), float(high))
+
+
+def difference(a: Table, b: Table, seed: int = 0, resamples: int = 10_000) -> Difference:
+    """b - a of one metric on the same items: a bootstrap interval, and a test that exchanges the two answers of groups.
+
+    Raises:
+        UserError: the two were not asked the same items, or there are none.
+    """
+    if sorted(zip(a.ids, a.groups, strict=True)) != sorted(zip(b.ids, b.groups, strict=True)):
+        only = sorted(set(a.ids) ^ set(b.ids)) or sorted(a.ids)
+        raise UserError(
+            f"the two were not asked the same items (e.g. '{only[0]}'); compare runs of one suite and limit"
+        )
+    first, second = a.by_group(), b.by_group()
+    value = float(b.value(second.sum(0)) - a.value(first.sum(0)))
+    rng = np.random.default_rng(seed)
+    n, apart, drawn, exchanged = len(first), second - first, [], []
+    for rows in _blocks(resamples, n):
+        times = _multiplicities(rng, rows, n)
+        drawn.append(b.value(times @ second) - a.value(times @ first))
+        flips = rng.integers(0, 2, size=(rows, n), dtype=np.int8).astype(float) @ apart
+        exchanged.append(b.value(second.sum(0) - flips) - a.value(first.sum(0) + flips))
+    low, high = np.quantile(np.concatenate(drawn), (0.025, 0.975))
+    extreme = int((np.abs(np.concatenate(exchanged)) >= abs(value) - 1e-12).sum())
+    return Difference(value, float(low), float(high), (extreme + 1) / (resamples + 1), len(a.ids))
 
 
 def bootstrap_mean(
@@ -157,6 +226,20 @@ def _by_group(values: Array, weights: Array, groups: Sequence[str] | None) -> tu
         raise UserError(f"{len(values)} values and {len(groups)} groups; give a group to each value")
     _, index = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
     return np.bincount(index, values), np.bincount(index, weights)
+
+
+def _bootstrap(table: Table, seed: int, resamples: int) -> Array:
+    """Values of `resamples` draws of groups with replacement."""
+    sums, rng = table.by_group(), np.random.default_rng(seed)
+    return np.concatenate(
+        [table.value(_multiplicities(rng, rows, len(sums)) @ sums) for rows in _blocks(resamples, len(sums))]
+    )
+
+
+def _multiplicities(rng: np.random.Generator, rows: int, n: int) -> Array:
+    """(rows, n): how often each of n groups is drawn in n draws with replacement."""
+    drawn = rng.integers(0, n, size=(rows, n)) + n * np.arange(rows)[:, None]
+    return np.bincount(drawn.ravel(), minlength=rows * n).reshape(rows, n).astype(float)
 
 
 def _blocks(rows: int, columns: int) -> Iterator[int]:

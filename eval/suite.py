@@ -19,6 +19,7 @@ class BenchmarkSettings(Block):
 
     shots: int = Field(0, ge=0, description="solved examples before the question, from the split for them")
     choice: Literal["text", "letter"] = Field("text", description="what is scored of an option: its text, its letter")
+    generate: bool = Field(False, description="let the model also write the letter of an option, beside its likelihood")
     limit: int | None = Field(None, ge=1, description="at most so many items, chosen by the hash of their ids")
     max_new_tokens: int | None = Field(None, ge=1, description="room for an answer, in place of the benchmark's own")
 
@@ -26,7 +27,7 @@ class BenchmarkSettings(Block):
 class Suite(Block):
     """Benchmarks by name. `protocol` names how outputs are read and scored; it is printed beside every number."""
 
-    protocol: Literal["strict"] = "strict"
+    protocol: Literal["strict", "clue"] = "strict"
     benchmarks: dict[str, BenchmarkSettings] = Field(description="settings by benchmark")
 
 
@@ -45,7 +46,7 @@ def load_suite(path: Path, given: dict[str, Path]) -> Suite:
     """Read a suite and check it against the data that was given: an average over fewer sets is another average."""
     suite = load(Suite, path)
     for name in suite.benchmarks:
-        load_benchmark(name)
+        load_benchmark(name, suite.protocol)
     missing = sorted(suite.benchmarks.keys() - given.keys())
     if missing:
         raise UserError(

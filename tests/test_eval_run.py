@@ -50,6 +50,9 @@ class FakeEngine:
         words = list(self.words)
         return " ".join(words[token] for token in ids)
 
+    def begin_tokens(self, ids: list[int]) -> int:
+        return 0
+
     def tokens_of(self, texts: Sequence[str]) -> list[int]:
         return [len(text.split()) for text in texts]
 

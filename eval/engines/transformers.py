@@ -82,6 +82,11 @@ class LocalModel:
         """The text of token ids, special tokens and all."""
         return str(self.tokenizer.decode(ids))
 
+    def begin_tokens(self, ids: list[int]) -> int:
+        """How many beginning-of-text tokens the ids open with."""
+        begin = self.tokenizer.bos_token_id
+        return next((place for place, token in enumerate(ids) if token != begin), len(ids))
+
     def tokens_of(self, texts: Sequence[str]) -> list[int]:
         """How many tokens each text has."""
         if not texts:

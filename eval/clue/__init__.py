@@ -1,0 +1,1 @@
+"""Benchmarks as the published protocol asks and scores them, bug for bug: see docs/protocols.md."""

@@ -1,0 +1,140 @@
+"""Every metric by its id, with its definition. An id means one thing for every model, and stands in every result.
+
+A metric is either the mean over items of a score 0..1, or (`value`) a function of counts that are summed over items:
+the F1 of pooled counts is no mean of items' F1s. All are computed from samples alone, so scoring again needs no model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eval.statistics import Table
+from medsmith.errors import UserError
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A definition in words and, where the metric is no mean of items, its value from summed counts.
+
+    `value` takes an array (..., k) of sums and gives an array (...): a whole bootstrap in one call.
+    """
+
+    definition: str
+    value: Callable[[Array], Array] | None = None
+    loss: bool = False
+    """Lower is better."""
+
+
+def ratio(sums: Array) -> Array:
+    """(…, 2) sums of numerator and denominator; 0 where the denominator is 0."""
+    return _divided(sums[..., 0], sums[..., 1])
+
+
+def f1_micro(sums: Array) -> Array:
+    """(…, 3) sums of true positives, predicted, true."""
+    both = sums[..., 1] + sums[..., 2]
+    return _divided(2 * sums[..., 0], both)
+
+
+def f1_macro(sums: Array) -> Array:
+    """(…, 3·labels) sums of true positives, predicted, true, label by label; the mean over labels that are true once.
+
+    A label that is never true in the whole set has no F1 and is left out; one that is true and never found counts 0.
+    """
+    parts = sums.reshape(*sums.shape[:-1], -1, 3)
+    present = parts[..., 2] > 0
+    number = present.sum(-1)
+    total = np.where(present, f1_micro(parts), 0.0).sum(-1)
+    return _divided(total, number)
+
+
+def mean_of_slices(sums: Array) -> Array:
+    """(…, 2·slices) sums of scores and of items, slice by slice; the plain mean of the slices' means."""
+    parts = sums.reshape(*sums.shape[:-1], -1, 2)
+    present = parts[..., 1] > 0
+    return _divided(np.where(present, ratio(parts), 0.0).sum(-1), present.sum(-1))
+
+
+def quadratic_kappa(sums: Array) -> Array:
+    """(…, L·L) a summed confusion matrix, rows true, columns predicted; Cohen's kappa with quadratic weights.
+
+    Where every item is of one level, true and predicted alike, agreement is no surprise and the value is 0.
+    """
+    size = round(sums.shape[-1] ** 0.5)
+    table = sums.reshape(*sums.shape[:-1], size, size)
+    levels = np.arange(size)
+    weight = (levels[:, None] - levels[None, :]) ** 2 / max(1, (size - 1) ** 2)
+    total = table.sum((-1, -2))
+    expected = table.sum(-1)[..., :, None] * table.sum(-2)[..., None, :] / np.maximum(total, 1)[..., None, None]
+    seen, chance = (weight * table).sum((-1, -2)), (weight * expected).sum((-1, -2))
+    return np.where(chance > 0, 1 - np.divide(seen, chance, out=np.ones(seen.shape), where=chance > 0), 0.0)
+
+
+def _divided(above: Array, below: Array) -> Array:
+    """above / below, 0 where below is 0."""
+    found: Array = np.divide(above, below, out=np.zeros(np.shape(above)), where=below > 0)
+    return found
+
+
+METRICS: dict[str, Metric] = {
+    "accuracy": Metric("share of items whose parsed answer is the gold; unreadable counts as wrong"),
+    "accuracy_written": Metric("share of items whose written letter is the gold's; unreadable counts as wrong"),
+    "readable_written": Metric("share of items where the written text names exactly one letter"),
+    "agreement_written": Metric("share of items where the likeliest option is also the written one"),
+    "flag_accuracy": Metric("share of texts of which it was rightly said that they hold an error, or none"),
+    "rouge1": Metric("rouge-score, ROUGE-1 F1, use_stemmer=False, mean over items"),
+    "rouge2": Metric("rouge-score, ROUGE-2 F1, use_stemmer=False, mean over items whose gold has two words"),
+    "rougeL": Metric("rouge-score, ROUGE-L F1 (not Lsum), use_stemmer=False, mean over items"),
+    "bertscore_f1": Metric("bert-score F1, model and layer as the result's notes say; mean over items"),
+    "concept_f1_umls": Metric(
+        "F1 of sets of top-1 UMLS concepts (scispacy linker, version in the notes); mean over items"
+    ),
+    "exact": Metric("answer equals gold but for case, surrounding space and a full stop"),
+    "list_f1": Metric("F1 of two lists as sets, parts compared without case and bullets, mean over items"),
+}
+
+
+def find_metric(name: str) -> Metric:
+    """The metric of an id, or of `mean(a, b)`: the mean over items of the mean of an item's scores."""
+    if name in METRICS:
+        return METRICS[name]
+    if name.startswith("mean(") and name.endswith(")"):
+        parts = [part.strip() for part in name[5:-1].split(",")]
+        for part in parts:
+            find_metric(part)
+        return Metric(f"for each item the mean of {', '.join(parts)}; mean over items")
+    raise UserError(f"no metric is called '{name}'; define it in eval/metrics.py")
+
+
+def table_of(samples: Sequence[dict[str, Any]], metric: str, slice_mean: bool = False) -> Table:
+    """The counts of one metric over the samples of one benchmark (rows of samples.jsonl).
+
+    An unreadable item counts 0; one for which a metric is not defined (ROUGE-2 of one word) is left out of it.
+    """
+    found = find_metric(metric)
+    parts = [part.strip() for part in metric[5:-1].split(",")] if metric.startswith("mean(") else [metric]
+    slices = sorted({row["slice"] for row in samples}) if slice_mean else [""]
+    kept, counts = [], []
+    for row in samples:
+        weight = row.get("weight", 1)
+        if found.value is not None:
+            kept.append(row)
+            counts.append([weight * number for number in row["counts"][metric]])
+            continue
+        values = [row["scores"][part] for part in parts if part in row["scores"]]
+        if not values and not row["unreadable"]:
+            continue
+        cells = [0.0] * (2 * len(slices))
+        at = 2 * slices.index(row["slice"]) if slice_mean else 0
+        cells[at : at + 2] = [weight * sum(values) / max(1, len(values)), weight]
+        kept.append(row)
+        counts.append(cells)
+    value = found.value or (mean_of_slices if slice_mean else ratio)
+    return Table([row["id"] for row in kept], [row["group"] for row in kept], np.array(counts, dtype=float), value)
