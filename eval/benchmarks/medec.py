@@ -47,6 +47,11 @@ def score(answer: str, item: Item) -> dict[str, float]:
     return {"accuracy": float(answer == item.gold), "flag_accuracy": float((answer == "-1") == (item.gold == "-1"))}
 
 
+def answers(item: Item) -> list[str]:
+    """Every answer there is: no error, or one of the sentences."""
+    return ["-1", *map(str, _sentences(item.messages[-1]["content"]))]
+
+
 def _gold(row: dict[str, Any], file: Path) -> int:
     """The number of the wrong sentence; an unreadable one is an error, not a silent -1."""
     flag, number = row["Error Flag"].strip(), row["Error Sentence ID"].strip()
