@@ -7,7 +7,7 @@ import random
 import pytest
 
 from mediflow.curation.dedup import find_exact_duplicates, find_near_duplicates, search, sign
-from mediflow.curation.shingles import jaccard, shingle, split_words
+from medsmith.shingles import jaccard, shingle, split_words
 
 WORDS = [f"word{number}" for number in range(3000)]
 

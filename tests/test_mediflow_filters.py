@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from mediflow.curation.filters import Limits, find_fault, foreign_share, may_be_faulty, repeated_share
-from mediflow.curation.shingles import tokenize
 from medsmith.records import Instruction
+from medsmith.shingles import tokenize
 
 NOUNS = [f"finding{number}" for number in range(900)]
 

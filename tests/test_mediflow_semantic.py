@@ -12,8 +12,8 @@ from mediflow.curation.critical import agree, concept_of, critical_keys
 from mediflow.curation.dedup import search as search_near
 from mediflow.curation.dedup import sign
 from mediflow.curation.semantic import LexicalEncoder, SemanticDuplicates, open_encoder, search
-from mediflow.curation.shingles import shingle, split_words, tokenize
 from medsmith.errors import UserError
+from medsmith.shingles import shingle, split_words, tokenize
 
 NOTE = (
     "The patient denies fever. The left knee is swollen. Metformin 500 mg was increased; HER2+ tumor of 3 cm, pH < 7."

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mediflow.curation.shingles import split_words, text_key
 from medsmith.digests import VOLATILE_FILES, VOLATILE_FOLDERS
 from medsmith.errors import UserError
 from medsmith.records import read_jsonl
+from medsmith.shingles import split_words, text_key
 
 FORMATS = (".jsonl", ".json", ".csv", ".tsv", ".xlsx", ".parquet")
 

@@ -26,9 +26,9 @@ from mediflow.curation.decontaminate import Decontamination, Found, Screen, load
 from mediflow.curation.dedup import sign
 from mediflow.curation.filters import Finding, Limits, find_fault, may_be_faulty
 from mediflow.curation.semantic import Encoder, SemanticDuplicates, open_encoder
-from mediflow.curation.shingles import Hashes, Places, Words, mix, ngrams, order_keys, tokenize
 from medsmith.errors import UserError
 from medsmith.records import Instruction, content_id, parse_row
+from medsmith.shingles import Hashes, Places, Words, mix, ngrams, order_keys, tokenize
 
 if TYPE_CHECKING:
     import polars

@@ -15,7 +15,8 @@ from functools import cache, lru_cache
 import numpy as np
 
 from mediflow.clinic.knowledge import load_knowledge
-from mediflow.curation.shingles import (
+from mediflow.pairing.flaws import known_drugs
+from medsmith.shingles import (
     LEADING_MARK,
     TRAILING_MARK,
     Hashes,
@@ -26,7 +27,6 @@ from mediflow.curation.shingles import (
     split_words,
     sums,
 )
-from mediflow.pairing.flaws import known_drugs
 
 # One line a concept; the words of a line are taken for the same. A paraphrase may change the word, not the concept.
 CONCEPTS = {

@@ -23,8 +23,8 @@ from mediflow.curation.critical import agree
 from mediflow.curation.decisions import Verdict
 from mediflow.curation.decontaminate import Found, Screen, judge_found
 from mediflow.curation.rank import order_by_quality, order_stratified
-from mediflow.curation.shingles import Hashes, Places, mix, ngrams, tokenize
 from medsmith.progress import Bar
+from medsmith.shingles import Hashes, Places, mix, ngrams, tokenize
 from medsmith.spread import spread
 
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from mediflow.curation.blocklists import Blocked
-from mediflow.curation.shingles import Hashes, Lookup, Places, Shingles, Words, count_shared, distinct, ngrams, tokenize
 from medsmith.config import Block
+from medsmith.shingles import Hashes, Lookup, Places, Shingles, Words, count_shared, distinct, ngrams, tokenize
 
 
 class Decontamination(Block):

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from mediflow.curation.shingles import Hashes, Shingles, jaccard, mix, shingle, text_key
+from medsmith.shingles import Hashes, Shingles, jaccard, mix, shingle, text_key
 
 RECALL = 0.99
 """The least chance that a pair exactly at the threshold is proposed; pairs above it are proposed more surely."""

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from mediflow.curation.shingles import Lookup, Words, hash_words, ngrams, split_words, sums
 from medsmith.config import Block
 from medsmith.records import Instruction
+from medsmith.shingles import Lookup, Words, hash_words, ngrams, split_words, sums
 
 
 class Finding(NamedTuple):

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from mediflow.curation.dedup import Duplicate
-from mediflow.curation.shingles import Hashes, Words, tokenize
 from medsmith.config import Block, execution
 from medsmith.errors import UserError
+from medsmith.shingles import Hashes, Words, tokenize
 
 Vectors = NDArray[np.float32]
 BUCKETS = 1 << 16

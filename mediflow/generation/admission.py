@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from mediflow.curation.shingles import split_words
 from medsmith.config import Block
+from medsmith.shingles import split_words
 
 Words = NDArray[np.uint64]
 

@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 
-from mediflow.curation.shingles import (
+from medsmith.shingles import (
     LEADING_MARK,
     TRAILING_MARK,
     Lookup,
