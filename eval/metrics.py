@@ -98,6 +98,38 @@ METRICS: dict[str, Metric] = {
     ),
     "exact": Metric("answer equals gold but for case, surrounding space and a full stop"),
     "list_f1": Metric("F1 of two lists as sets, parts compared without case and bullets, mean over items"),
+    "f1_micro": Metric(
+        "F1 of true positives, false positives and false negatives pooled over items and labels", f1_micro
+    ),
+    "f1_macro": Metric(
+        "mean of the labels' F1s from pooled counts (not the F1 of mean precision and mean recall); a label that is "
+        "never true is left out, one that is never found counts 0",
+        f1_macro,
+    ),
+    "squad2_f1": Metric(
+        "SQuAD 2.0 F1 of words after its normalisation (case, punctuation, articles), best over golds; where there is "
+        "no answer, 1 for saying so and 0 else; mean over items"
+    ),
+    "squad2_em": Metric("SQuAD 2.0 exact match after its normalisation, best over golds; mean over items"),
+    "squad2_f1_answerable": Metric("squad2_f1 of the answerable questions alone", ratio),
+    "no_answer_recall": Metric("share of the unanswerable questions of which that was said", ratio),
+    "ner_f1_strict": Metric(
+        "F1 of entities pooled over items: pairs of text and type as multisets, equal but for spaces; the true ones are "
+        "read as strict IOB2, where an I- that continues nothing opens nothing",
+        f1_micro,
+    ),
+    "qwk": Metric(
+        "Cohen's kappa with quadratic weights; an unreadable answer counts as the level farthest from the true one",
+        quadratic_kappa,
+    ),
+    "under_triage": Metric(
+        "share of all patients for whom a less urgent level than the true one was answered; unreadable is neither",
+        loss=True,
+    ),
+    "over_triage": Metric(
+        "share of all patients for whom a more urgent level than the true one was answered; unreadable is neither",
+        loss=True,
+    ),
 }
 
 

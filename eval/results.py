@@ -64,8 +64,13 @@ def headline(benchmark: Any, samples: list[dict[str, Any]]) -> str:
 
 
 def item_score(row: dict[str, Any], metric: str) -> float:
-    """What one item earned on the headline; of a metric of summed counts, its value on this item's counts alone."""
+    """What one item earned on the headline; of a metric of summed counts, its value on this item's counts alone.
+
+    Where nothing was there to find and nothing was claimed, F1 is 0/0: such an item is right.
+    """
     table = table_of([row | {"weight": 1}], metric)
+    if find_metric(metric).value is not None and not row["unreadable"] and not table.counts.any():
+        return 1.0
     return float(table.value(table.counts.sum(0))) if table.ids else 0.0
 
 
