@@ -114,7 +114,7 @@ METRICS: dict[str, Metric] = {
     "squad2_f1_answerable": Metric("squad2_f1 of the answerable questions alone", ratio),
     "no_answer_recall": Metric("share of the unanswerable questions of which that was said", ratio),
     "ner_f1_strict": Metric(
-        "F1 of entities pooled over items: pairs of text and type as multisets, equal but for spaces; the true ones are "
+        "F1 of entities pooled over items: multisets of (text, type), equal but for spaces; the true ones are "
         "read as strict IOB2, where an I- that continues nothing opens nothing",
         f1_micro,
     ),
