@@ -14,6 +14,7 @@ Such a module reads one public data set in its published file format and has
 and, where it needs them,
 
     COMPONENTS = ("rouge1", "bertscore_f1")   what the headline COMPOSITE averages; what was not computed is named
+    ROUNDED = True                   the components' means are rounded to 0.01 first (a published protocol does so)
     SLICE_MEAN = True                the headline is the plain mean of the slices' means, not the mean of all items
     count(answer, item) -> counts    {metric id: [numbers]} of metrics that are functions of summed counts, such as
                                      pooled F1; asked for every item, with answer None where it is unreadable
@@ -28,7 +29,7 @@ from __future__ import annotations
 
 import importlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, cast
@@ -124,7 +125,7 @@ def ask(system: str, user: str) -> list[dict[str, str]]:
     return [{"role": "system", "content": system}, {"role": "user", "content": user}]
 
 
-def loaded(rows: Iterable[Item], dropped: Counter[str], path: Path) -> Loaded:
+def loaded(rows: Iterable[Item], dropped: Counter[str], path: Path, notes: Mapping[str, Any] | None = None) -> Loaded:
     """Check that there are items and that no id is there twice (a Loaded with the items in the file's order)."""
     items = list(rows)
     if not items:
@@ -133,7 +134,7 @@ def loaded(rows: Iterable[Item], dropped: Counter[str], path: Path) -> Loaded:
     twice = [key for key, count in Counter(item.id for item in items).items() if count > 1]
     if twice:
         raise UserError(f"{path}: the id '{twice[0]}' is there twice; make ids unique")
-    return Loaded(items, dropped)
+    return Loaded(items, dropped, dict(notes or {}))
 
 
 def limited(items: list[Item], limit: int | None) -> list[Item]:

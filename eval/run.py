@@ -16,9 +16,11 @@ from pydantic import BeforeValidator, Field
 
 import medsmith.config
 from eval.asking import ask, prepare
+from eval.benchmark import load_benchmark
 from eval.responses import Responses
 from eval.results import read_corpus, summarise
 from eval.suite import find_suite, load_suite
+from eval.tables import DataRef, resolve
 from medsmith import run
 from medsmith.command import run_command
 from medsmith.config import ModelRef, execution
@@ -44,7 +46,9 @@ class Config(medsmith.config.Config):
     model: ModelRef = Field(description="a model folder, or a hub id with revision")
     name: str = Field("", description="what tables call the model; empty: the folder's name")
     suite: Annotated[Path, BeforeValidator(find_suite)] = Field(description="a name in eval/suites, or a YAML file")
-    benchmarks: dict[str, Path] = Field({}, description="the published file or folder of each benchmark of the suite")
+    benchmarks: dict[str, DataRef] = Field(
+        {}, description="the published file or folder of each benchmark, or a hub data set as owner/name@revision"
+    )
     corpora: dict[str, Path] = Field({}, description="held-out documents (a file, or a folder with heldout.jsonl)")
     limit: int | None = Field(None, ge=1, description="at most so many items of every benchmark")
     limit_documents: int | None = Field(None, ge=1, description="at most so many documents of every corpus")
@@ -68,8 +72,9 @@ def main(config: Config) -> Path:
 def evaluate(config: Config, this: run.Run, engine: Engine) -> Path:
     """Everything after the model has been chosen."""
     suite = load_suite(config.suite, config.benchmarks)
+    paths = {name: resolve(name, ref, load_benchmark(name).ACCESS) for name, ref in config.benchmarks.items()}
     tasks = [
-        prepare(name, settings, config.benchmarks[name], config.limit, engine.context, suite.protocol)
+        prepare(name, settings, paths[name], config.limit, engine.context, suite.protocol)
         for name, settings in suite.benchmarks.items()
     ]
     corpora = {name: read_corpus(path, config.limit_documents) for name, path in config.corpora.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -42,7 +43,7 @@ def find_suite(value: Any) -> Any:
     return value
 
 
-def load_suite(path: Path, given: dict[str, Path]) -> Suite:
+def load_suite(path: Path, given: Mapping[str, Any]) -> Suite:
     """Read a suite and check it against the data that was given: an average over fewer sets is another average."""
     suite = load(Suite, path)
     for name in suite.benchmarks:

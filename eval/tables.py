@@ -1,17 +1,127 @@
-"""Read published tables and say clearly what is wrong with them."""
+"""Find and read published files, say clearly what is wrong with them, and whether they are as they were published."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Sequence
+import logging
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import BeforeValidator, Field
+
+from eval.benchmark import Published
+from medsmith.digests import combined, file_digest
 from medsmith.errors import UserError
-from medsmith.records import read_jsonl
+from medsmith.records import read_json, read_jsonl
+from medsmith.run import find_record
 
 # A note of many pages in one cell is longer than the module's default limit of 128 KiB.
 _LONGEST_CELL = 2**27
+
+# What a data set on the hub is given by. A branch moves: only a commit, or a tag that looks like a version, stays.
+_HUB_DATA = re.compile(r"([A-Za-z0-9][\w.-]*/[\w.-]+)@([\w.-]+)")
+_PINNED = re.compile(r"[0-9a-f]{40}|v?\d+(\.[\w-]+)*")
+_DATA_FILES = ("*.csv", "*.json", "*.jsonl", "*.parquet", "*.xlsx")
+
+log = logging.getLogger("eval.run")
+
+
+def _path_or_hub_data(value: Any) -> Any:
+    """Text of the form owner/name@revision stays text, all else is a path."""
+    if not isinstance(value, str) or Path(value).exists():
+        return Path(value) if isinstance(value, str) else value
+    if _HUB_DATA.fullmatch(value):
+        return value
+    if _HUB_DATA.fullmatch(f"{value}@1"):
+        raise ValueError(f"there is no '{value}' here; of a data set on the hub say which: {value}@REVISION")
+    return Path(value).expanduser()
+
+
+DataRef = Annotated[str | Path, Field(union_mode="smart"), BeforeValidator(_path_or_hub_data)]
+"""A file or folder (an artefact), or a data set on the hub by `owner/name@revision` (text: it names its bytes)."""
+
+
+def resolve(name: str, value: str | Path, access: str, fetch: Callable[[str, str], Path] | None = None) -> Path:
+    """Where the data of a benchmark lie: the given path, or a snapshot of the hub by `fetch(repository, revision)`.
+
+    Raises:
+        UserError: the revision is not pinned, the set may not be on the hub, or the hub does not give it.
+    """
+    if isinstance(value, Path):
+        return value
+    match = _HUB_DATA.fullmatch(value)
+    if match is None or not _PINNED.fullmatch(match[2]):
+        raise UserError(
+            f"benchmarks.{name}: '{value}' does not stay what it is; pin a commit of 40 hexadecimal digits, or a tag "
+            "such as v1.0 (owner/name@revision)"
+        )
+    if access != "open":
+        raise UserError(
+            f"benchmarks.{name}: {value} is not read from the hub, the set is under an agreement; get it from its "
+            "source and give the path"
+        )
+    try:
+        return (fetch or _fetch)(match[1], match[2])
+    except (OSError, ValueError) as error:  # all that the hub's library raises is one of the two
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"benchmarks.{name}: the hub does not give {value} ({reason}); check name and revision"
+        ) from None
+
+
+def _fetch(repository: str, revision: str) -> Path:
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError:
+        raise UserError("huggingface_hub is not installed; pip install 'medsmith[hub]'") from None
+    return Path(snapshot_download(repository, repo_type="dataset", revision=revision, allow_patterns=list(_DATA_FILES)))
+
+
+def file_notes(rows: Mapping[Path, int], published: Mapping[str, Published]) -> dict[str, Any]:
+    """What a result says of the files that were read: {file, rows, sha256, as_published}.
+
+    `rows` are the rows by file, blank ones included; `published` is by file name or pattern. A file is as published
+    where its digest is known and the same, and is not where digest or number of rows differ; None where only the
+    number is known. Another file than published is read and said, never refused: it may be a mended or newer one.
+    Several files have their entries under `files`, and are as published where all are.
+    """
+    entries = {path.name: _file_entry(path, count, published) for path, count in rows.items()}
+    if len(entries) == 1:
+        name, entry = next(iter(entries.items()))
+        return {"file": name, **entry}
+    states = [entry["as_published"] for entry in entries.values()]
+    return {
+        "file": ", ".join(entries),
+        "rows": sum(entry["rows"] for entry in entries.values()),
+        "sha256": combined({name: entry["sha256"] for name, entry in entries.items()}),
+        "as_published": False if False in states else None if None in states else True,
+        "files": entries,
+    }
+
+
+def _file_entry(path: Path, rows: int, published: Mapping[str, Published]) -> dict[str, Any]:
+    digest = file_digest(path)
+    if any(digest == known.sha256 for known in published.values()):
+        return {"rows": rows, "sha256": digest, "as_published": True}
+    known = next((known for pattern, known in published.items() if fnmatch(path.name, pattern)), None)
+    differs = known is not None and (bool(known.sha256) or known.rows != rows)
+    if differs and known is not None and find_record(path) is None:
+        log.warning("%s is not the file as published: %d rows, published %d", path, rows, known.rows)
+    return {"rows": rows, "sha256": digest, "as_published": False if differs else None}
+
+
+def find_split(path: Path, files: Mapping[str, str], split: str, source: str) -> Path:
+    """The file of a split; where `path` is the tested file, examples are sought beside it, never in it.
+
+    Raises:
+        UserError: as `find_file`, or the set is published as one split.
+    """
+    if split not in files:
+        raise UserError(f"{source} is published as one split, examples from it would be test items; set shots: 0")
+    return find_file(path.parent if split == "shots" and path.is_file() else path, files[split], source)
 
 
 def find_file(path: Path, pattern: str, source: str) -> Path:
@@ -41,6 +151,18 @@ def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, Any]]:
     if path.suffix not in readers:
         raise UserError(f"{path}: cannot read '{path.suffix}'; give a file that ends with {', '.join(readers)}")
     rows: list[dict[str, Any]] = readers[path.suffix](path)
+    for number, row in enumerate(rows, 1):
+        check_columns(row, columns, f"{path} row {number}")
+    return rows
+
+
+def read_rows(path: Path, columns: Sequence[str]) -> list[dict[str, Any]]:
+    """The rows of a .json file that holds one list of objects, or of any file that `read_table` reads."""
+    if path.suffix != ".json":
+        return read_table(path, columns)
+    rows = read_json(path)
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise UserError(f"{path}: expected a list of objects; give JSON of that shape, or JSON Lines")
     for number, row in enumerate(rows, 1):
         check_columns(row, columns, f"{path} row {number}")
     return rows
