@@ -2,8 +2,8 @@
 
     medsmith run pipelines/embedded.yml        (its last step; by itself: python -m eval.report recipe.yml out=FOLDER)
 
-Writes `table.json` and `table.md` (the same inputs give the same bytes) and `report.html`: one file without a server or
-a network. The page also tells what each step cost, so it is not the same byte for byte.
+Writes `table.json`, `table.md`, `table.tex` (the same inputs give the same bytes) and `report.html`: one file without a
+server or a network. The page also tells what each step cost, so it is not the same byte for byte.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from eval.report_costs import by_command, read_costs, read_curves
 from eval.report_figures import draw_curve, draw_lineage
 from eval.report_findings import Chain, find
 from eval.report_inputs import Entry, FoundRun, Model, find_runs, load_models
+from eval.report_latex import render_latex
 from eval.report_lineage import entries_of, lay_out
 from eval.report_page import render_markdown, render_page
 from eval.report_samples import choose_samples
@@ -54,6 +55,7 @@ def main(config: Config) -> Path:
         this.facts["simulated"] = table["simulated"]
         write_json(this.folder / "table.json", table)
         (this.folder / "table.md").write_text(render_markdown(table), encoding="utf-8")
+        (this.folder / "table.tex").write_text(render_latex(table), encoding="utf-8")
         page = render_page(table, gather(models, Chain(models, config.baseline, joint), table, _runs(config)))
         (this.folder / "report.html").write_text(page, encoding="utf-8")
         tested = sum(finding["verdict"] != "not tested" for finding in table["findings"])

@@ -52,6 +52,38 @@ def draw_averages(table: dict[str, Any]) -> Markup:
     return _svg(width, height, parts, "Average score of every model with its interval", "averages")
 
 
+def draw_profile(table: dict[str, Any], model: dict[str, Any], others: Sequence[dict[str, Any]]) -> Markup:
+    """One line a benchmark: the model as dot and whisker, the models it came from as hollow dots on the same scale."""
+    names = [one["name"] for one in table["benchmarks"] if one["name"] in model["benchmarks"]]
+    if not names:
+        return Markup("")
+    left, right, top, step, width = 190, 220, 54, 26, 860
+    cells = [row["benchmarks"][name] for row in (model, *others) for name in names if name in row["benchmarks"]]
+    scale = _Scale(min(cell["low"] for cell in cells), max(cell["high"] for cell in cells), left, width - right)
+    parts = [_axis(scale, top - 6, top + step * len(names) + 4)]
+    x: float = left
+    for row, kind in [(model, "dot"), *((row, "hollow") for row in others)]:
+        parts.append(f'<circle class="{kind} s-{row["stage"]}" cx="{x:.1f}" cy="12" r="6"/>')
+        parts.append(_text("faint", x + 12, 12, row["name"]))
+        x += 40 + 8 * len(row["name"])
+    for number, name in enumerate(names):
+        y = top + step * number + step / 2
+        parts.append(_text("label", left - 16, y, name, "end"))
+        own = model["benchmarks"][name]
+        parts.append(_whisker(own, scale, y, model["stage"]))
+        for row in others:
+            if name in row["benchmarks"]:
+                at = scale(row["benchmarks"][name]["value"])
+                parts.append(f'<circle class="hollow s-{row["stage"]}" cx="{at:.1f}" cy="{y}" r="6"/>')
+        parts.append(_text("value", width - right + 62, y, f"{100 * own['value']:.1f}", "end"))
+        gain = own.get("gain", {})
+        if "mark" in gain:
+            said = f"{SYMBOLS[gain['mark']]} {signed(100 * gain['value'])}"
+            parts.append(_text(f"m-{_css(gain['mark'])}", width - right + 90, y, said))
+    label = f"{model['name']} beside {', '.join(row['name'] for row in others)}, benchmark by benchmark"
+    return _svg(width, top + step * len(names) + 12, parts, label, "profile")
+
+
 def draw_finding(finding: dict[str, Any]) -> Markup:
     """The interval of a contrast around zero, the paper's value as a diamond."""
     if finding["value"] is None:

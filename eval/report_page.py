@@ -10,7 +10,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from eval.report_figures import SYMBOLS, draw_averages, draw_finding, heat_class, heat_reach, signed
+from eval.metrics import find_metric
+from eval.report_figures import SYMBOLS, draw_averages, draw_finding, draw_profile, heat_class, heat_reach, signed
 from eval.report_tables import paper_row
 
 STAGE_NAMES = {
@@ -47,11 +48,7 @@ MARKS = {
     "weak loss": "a loss by its own interval only",
     "loss": "a real loss",
 }
-METRICS = {
-    "accuracy": "share of items answered rightly",
-    "rouge_mean": "mean of ROUGE-1, ROUGE-2 and ROUGE-L F1, without the paper's BERTScore",
-    "rouge1": "ROUGE-1 F1 between answer and reference, mean over items",
-}
+READINGS = ("repaired", "empty", "unreadable")
 
 
 def tables_of(table: dict[str, Any]) -> list[dict[str, Any]]:
@@ -101,7 +98,10 @@ def render_page(table: dict[str, Any], extras: dict[str, Any]) -> str:
         "heat_symbols": HEAT_SYMBOLS,
         "lead": lead(table, extras["way"]),
         "stages": STAGE_NAMES,
-        "metrics": METRICS,
+        "definitions": {one["name"]: find_metric(one["metric"]).definition for one in table["benchmarks"]},
+        "profiles": profiles(table),
+        "readings": readings(table),
+        "letters_written": any(cell["written"] for row in table["models"] for cell in row["benchmarks"].values()),
         "untested": [finding for finding in table["findings"] if finding["verdict"] == "not tested"],
         "by_chance": 100 * (1 - 0.95 ** len(tested)),
         "heat": lambda cell: heat_class(cell.get("change"), reach),
@@ -109,6 +109,35 @@ def render_page(table: dict[str, Any], extras: dict[str, Any]) -> str:
         **extras,
     }
     return environment.get_template("report.html.jinja").render(values)
+
+
+def profiles(table: dict[str, Any]) -> list[dict[str, Any]]:
+    """A drawing for every model made from another: beside its parent and the baseline; the finished one first."""
+    rows = {row["name"]: row for row in table["models"]}
+    final = headline(table)["final"]["name"]
+    drawn = []
+    for row in sorted(table["models"], key=lambda row: row["name"] != final):
+        others = [
+            name for name in dict.fromkeys((row["parent"], table["baseline"])) if name in rows and name != row["name"]
+        ]
+        if others and row["benchmarks"]:
+            drawing = draw_profile(table, row, [rows[name] for name in others])
+            drawn.append({"name": row["name"], "others": others, "drawing": drawing})
+    return drawn
+
+
+def readings(table: dict[str, Any]) -> list[dict[str, Any]]:
+    """By model and benchmark: how many answers could not be read or were mended; said and chosen letters."""
+    rows = []
+    for row in table["models"]:
+        cells = {}
+        for name, cell in row["benchmarks"].items():
+            found = cell.get("readings") or {"unreadable": cell["unreadable"]}
+            bad = sum(found.get(kind, 0) for kind in ("empty", "unreadable"))
+            detail = ", ".join(f"{found[kind]} {kind}" for kind in READINGS if found.get(kind))
+            cells[name] = {"share": bad / cell["n"], "detail": detail or "all read", "written": cell.get("written")}
+        rows.append({"name": row["name"], "stage": row["stage"], "cells": cells})
+    return rows
 
 
 def _on_the_way(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -173,6 +202,8 @@ def render_markdown(table: dict[str, Any]) -> str:
         parts += [f"## {shown['title']}", "", *_score_lines(shown["rows"], table), ""]
     if table["corpora"]:
         parts += ["## Perplexity per token (per byte), change against the base", "", *_perplexity_lines(table), ""]
+    if table["benchmarks"]:
+        parts += ["## Answers that could not be read, percent", "", *_reading_lines(table), ""]
     parts += ["## Findings of the paper", "", *_finding_lines(table["findings"]), ""]
     parts += [f"{SYMBOLS[name]} {text}" + "  " for name, text in MARKS.items()]
     return "\n".join(parts).rstrip() + "\n"
@@ -222,6 +253,15 @@ def _perplexity_lines(table: dict[str, Any]) -> list[str]:
             cells.append(f"**{text}**" if cell["own"] else text)
         body.append([row["name"], STAGE_NAMES[row["stage"]], *cells])
     return _lines(["model", "stage", *names], body)
+
+
+def _reading_lines(table: dict[str, Any]) -> list[str]:
+    names = [benchmark["name"] for benchmark in table["benchmarks"]]
+    body = []
+    for row in readings(table):
+        cells = [row["cells"].get(name) for name in names]
+        body.append([row["name"], *("–" if cell is None else percent(cell["share"]) for cell in cells)])
+    return _lines(["model", *names], body)
 
 
 def _finding_lines(findings: Sequence[dict[str, Any]]) -> list[str]:

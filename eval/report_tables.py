@@ -69,6 +69,7 @@ def _model_row(model: Model, base: Model, joint: Joint, corpora: Sequence[str], 
     benchmarks = {}
     for name, result in model.result["benchmarks"].items():
         cell = {key: result[key] for key in ("value", "low", "high", "n", "unreadable")}
+        cell |= {"readings": result.get("readings"), "written": _written(result)}
         if model is not base and name in base.samples:
             gain = paired_difference(base.scores(name), model.scores(name), model.groups(name), seed)
             cell["gain"] = {"value": gain.value, "low": gain.low, "high": gain.high, "p": gain.p}
@@ -80,6 +81,14 @@ def _model_row(model: Model, base: Model, joint: Joint, corpora: Sequence[str], 
         row |= _gain_summary(joint, joint.gain(model.name, base.name), _gains(joint, model.name, base.name))
     row["perplexity"] = {name: _perplexity(model, base, name, seed) for name in corpora if name in model.documents}
     return row
+
+
+def _written(result: dict[str, Any]) -> dict[str, float] | None:
+    """Of options that the model also wrote: how often rightly, and how often as it chose by likelihood."""
+    metrics = result.get("metrics") or {}
+    if "accuracy_written" not in metrics:
+        return None
+    return {key: metrics[f"{key}_written"]["value"] for key in ("accuracy", "agreement", "readable")}
 
 
 def _average(model: Model, joint: Joint) -> dict[str, Any] | None:
