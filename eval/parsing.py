@@ -120,7 +120,7 @@ def parse_sentence_number(output: str, sentences: dict[int, str]) -> int | None:
         return -1
     label = r"(?:the )?(?:final )?(?:answer|error|sentence|id|number|line)"
     alone = re.fullmatch(
-        rf"(?:{label}[\s:#*]*(?:is|in|at|id|number|sentence)?[\s:#*]*){{0,3}}(-1|\d{1, 4})\W*", text, re.IGNORECASE
+        rf"(?:{label}[\s:#*]*(?:is|in|at|id|number|sentence)?[\s:#*]*){{0,3}}(-1|\d{{1,4}})\W*", text, re.IGNORECASE
     )
     if alone:
         return int(alone.group(1))
