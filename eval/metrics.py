@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.statistics import Table
+from eval.statistics import Table, ratio
 from medsmith.errors import UserError
 
 Array = NDArray[Any]
@@ -30,11 +30,8 @@ class Metric:
     value: Callable[[Array], Array] | None = None
     loss: bool = False
     """Lower is better."""
-
-
-def ratio(sums: Array) -> Array:
-    """(…, 2) sums of numerator and denominator; 0 where the denominator is 0."""
-    return _divided(sums[..., 0], sums[..., 1])
+    bounds: tuple[float, float] = (0.0, 1.0)
+    """Between which it lies."""
 
 
 def f1_micro(sums: Array) -> Array:
@@ -62,6 +59,29 @@ def mean_of_slices(sums: Array) -> Array:
     return _divided(np.where(present, ratio(parts), 0.0).sum(-1), present.sum(-1))
 
 
+def mean_of_rounded(sums: Array) -> Array:
+    """(…, k+1) sums of k scores and of items; the mean of the k means, each first rounded to 0.01 as by "%.2f"."""
+    means = _divided(sums[..., :-1], sums[..., -1:])
+    # Python's round is that of "%.2f", to the last binary digit; numpy's is not.
+    rounded: Array = np.vectorize(lambda value: round(float(value), 2), otypes=[float])(means).mean(-1)
+    return rounded
+
+
+def bleu(sums: Array) -> Array:
+    """(…, 10) sums of the answers' and golds' lengths, 4 n-gram matches, 4 n-gram totals; corpus BLEU, 0..1.
+
+    An order without a match counts half a match, the next one a quarter (smooth:exp); without any match at all, or
+    where no answer is four tokens long, the value is 0.
+    """
+    hits, totals = sums[..., 2:6], sums[..., 6:10]
+    missed = (hits == 0) & (totals > 0)
+    smoothed = np.where(missed, 0.5 ** np.cumsum(missed, -1), hits)
+    defined: Array = np.asarray((totals > 0).all(-1) & (hits > 0).any(-1))
+    precision = np.where(defined[..., None], _divided(smoothed, totals), 1.0)
+    brevity = np.exp(np.minimum(0.0, 1 - _divided(sums[..., 1], sums[..., 0])))
+    return np.where(defined, brevity * np.exp(np.log(precision).mean(-1)), 0.0)
+
+
 def quadratic_kappa(sums: Array) -> Array:
     """(…, L·L) a summed confusion matrix, rows true, columns predicted; Cohen's kappa with quadratic weights.
 
@@ -79,6 +99,7 @@ def quadratic_kappa(sums: Array) -> Array:
 
 def _divided(above: Array, below: Array) -> Array:
     """above / below, 0 where below is 0."""
+    below = np.broadcast_to(below, np.shape(above))
     found: Array = np.divide(above, below, out=np.zeros(np.shape(above)), where=below > 0)
     return found
 
@@ -96,8 +117,29 @@ METRICS: dict[str, Metric] = {
     "concept_f1_umls": Metric(
         "F1 of sets of top-1 UMLS concepts (scispacy linker, version in the notes); mean over items"
     ),
+    "concept_f1_dictionary": Metric(
+        "F1 of the sets of concepts that the names of a dictionary find in answer and gold (longest match of words; "
+        "the notes say which dictionary; no UMLS); mean over items whose gold holds one"
+    ),
+    "bleu4": Metric(
+        "sacreBLEU, corpus level, /100 (nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp); counts summed over items", bleu
+    ),
+    "rouge2_all": Metric("as rouge2, but the mean over all items: 0 where the gold has one word (protocol clue)"),
+    "label_named_once": Metric(
+        "share of items whose output holds the gold label exactly once; other labels are not looked at (protocol clue)"
+    ),
     "exact": Metric("answer equals gold but for case, surrounding space and a full stop"),
     "list_f1": Metric("F1 of two lists as sets, parts compared without case and bullets, mean over items"),
+    "code_f1": Metric("F1 of an item's ICD-10 codes as sets, equal to their last sign; mean over items"),
+    "code_f1_category": Metric("F1 of the sets of the codes' first three characters; mean over items"),
+    "valid_codes": Metric(
+        "share of an answer's codes, each once, that the ICD-10-CM table of simple_icd_10_cm holds; 0 for an answer "
+        "without a code; mean over items"
+    ),
+    "entity_f1_type": Metric(
+        "F1 of an item's entities where a pair is right if its types are equal and its spans overlap (the type mode of "
+        "MUC and eval4ner), each used once; 1 where there is none and none was given; mean over items"
+    ),
     "f1_micro": Metric(
         "F1 of true positives, false positives and false negatives pooled over items and labels", f1_micro
     ),
@@ -121,6 +163,7 @@ METRICS: dict[str, Metric] = {
     "qwk": Metric(
         "Cohen's kappa with quadratic weights; an unreadable answer counts as the level farthest from the true one",
         quadratic_kappa,
+        bounds=(-1.0, 1.0),
     ),
     "under_triage": Metric(
         "share of all patients for whom a less urgent level than the true one was answered; unreadable is neither",
@@ -134,15 +177,28 @@ METRICS: dict[str, Metric] = {
 
 
 def find_metric(name: str) -> Metric:
-    """The metric of an id, or of `mean(a, b)`: the mean over items of the mean of an item's scores."""
+    """The metric of an id, or of `mean(a, b)`: the mean over items of the mean of an item's scores.
+
+    `mean_of_rounded(a, b)` is that of a published protocol, which rounds each metric to 0.01 before it averages them.
+    """
     if name in METRICS:
         return METRICS[name]
-    if name.startswith("mean(") and name.endswith(")"):
-        parts = [part.strip() for part in name[5:-1].split(",")]
-        for part in parts:
-            find_metric(part)
+    form, parts = composite(name)
+    if form not in ("mean", "mean_of_rounded"):
+        raise UserError(f"no metric is called '{name}'; define it in eval/metrics.py")
+    for part in parts:
+        find_metric(part)
+    if form == "mean":
         return Metric(f"for each item the mean of {', '.join(parts)}; mean over items")
-    raise UserError(f"no metric is called '{name}'; define it in eval/metrics.py")
+    return Metric(f"mean of {', '.join(parts)}, each a mean over items that is rounded to 0.01", mean_of_rounded)
+
+
+def composite(name: str) -> tuple[str, list[str]]:
+    """The form and the parts of `form(a, b)`; no form where the id is not such."""
+    form, opened, inner = name.partition("(")
+    if not opened or not inner.endswith(")"):
+        return "", [name]
+    return form, [part.strip() for part in inner[:-1].split(",")]
 
 
 def table_of(samples: Sequence[dict[str, Any]], metric: str, slice_mean: bool = False) -> Table:
@@ -151,11 +207,15 @@ def table_of(samples: Sequence[dict[str, Any]], metric: str, slice_mean: bool = 
     An unreadable item counts 0; one for which a metric is not defined (ROUGE-2 of one word) is left out of it.
     """
     found = find_metric(metric)
-    parts = [part.strip() for part in metric[5:-1].split(",")] if metric.startswith("mean(") else [metric]
+    parts = composite(metric)[1]
     slices = sorted({row["slice"] for row in samples}) if slice_mean else [""]
     kept, counts = [], []
     for row in samples:
         weight = row.get("weight", 1)
+        if found.value is mean_of_rounded:
+            kept.append(row)
+            counts.append([weight * number for number in (*(row["scores"].get(part, 0.0) for part in parts), 1)])
+            continue
         if found.value is not None:
             kept.append(row)
             counts.append([weight * number for number in row["counts"][metric]])
@@ -169,4 +229,6 @@ def table_of(samples: Sequence[dict[str, Any]], metric: str, slice_mean: bool = 
         kept.append(row)
         counts.append(cells)
     value = found.value or (mean_of_slices if slice_mean else ratio)
-    return Table([row["id"] for row in kept], [row["group"] for row in kept], np.array(counts, dtype=float), value)
+    return Table(
+        [row["id"] for row in kept], [row["group"] for row in kept], np.array(counts, dtype=float), value, found.bounds
+    )

@@ -7,12 +7,13 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from eval import statistics
 from eval.benchmark import COMPOSITE
-from eval.metrics import find_metric, ratio, table_of
-from eval.statistics import Table, ratio_interval
+from eval.metrics import find_metric, table_of
+from eval.statistics import Table
 from medsmith.errors import UserError
-from medsmith.intervals import Interval, wilson
 from medsmith.records import Document, content_id, read_documents
 from medsmith.run import find_record
 
@@ -36,7 +37,7 @@ def summarise(
     average = None
     if tasks:
         parts = [table_of(by_name[task.name], benchmarks[task.name]["metric"], slice_mean(task)) for task in tasks]
-        average = statistics.average(parts, seed)._asdict()
+        average = statistics.plain(statistics.average(parts, seed))
     perplexity = {name: _perplexity(rows, seed) for name, rows in corpora.items()}
     return {"benchmarks": benchmarks, "average": average, "perplexity": perplexity}
 
@@ -55,12 +56,16 @@ def read_corpus(path: Path, limit: int | None) -> list[Document]:
 
 
 def headline(benchmark: Any, samples: list[dict[str, Any]]) -> str:
-    """The id of the headline; of a composite, `mean(...)` of those components that were computed."""
+    """The id of the headline; of a composite, `mean(...)` of those components that were computed.
+
+    ROUNDED, of a published protocol: each component's mean is rounded before they are averaged.
+    """
     if benchmark.METRIC != COMPOSITE:
         return str(benchmark.METRIC)
     computed = {name for row in samples for name in row["scores"]}
     parts = [name for name in benchmark.COMPONENTS if name in computed]
-    return f"mean({', '.join(parts or benchmark.COMPONENTS)})"
+    form = "mean_of_rounded" if getattr(benchmark, "ROUNDED", False) else "mean"
+    return f"{form}({', '.join(parts or benchmark.COMPONENTS)})"
 
 
 def item_score(row: dict[str, Any], metric: str) -> float:
@@ -91,6 +96,7 @@ def _benchmark(task: Task, rows: list[dict[str, Any]], seed: int) -> dict[str, A
     return {
         "version": benchmark.VERSION,
         "metric": metric,
+        "slice_mean": slice_mean(task),
         **{name: found[metric][name] for name in ("value", "low", "high")},
         "n": len(rows),
         "unreadable": sum(row["unreadable"] for row in rows),
@@ -113,7 +119,7 @@ def _benchmark(task: Task, rows: list[dict[str, Any]], seed: int) -> dict[str, A
 
 
 def metrics_of(rows: list[dict[str, Any]], metric: str, by_slice: bool, seed: int) -> dict[str, Any]:
-    """Every metric of one benchmark, the headline first: {id: value, low, high, n, definition}."""
+    """Every metric of one benchmark, the headline first: {id: value, low, high, n, interval, definition}."""
     names = [metric, *sorted({name for row in rows for name in (*row["scores"], *row["counts"])} - {metric})]
     found = {}
     for name in names:
@@ -121,16 +127,14 @@ def metrics_of(rows: list[dict[str, Any]], metric: str, by_slice: bool, seed: in
         if not parts.ids:
             continue
         said = find_metric(name).definition + ("; plain mean over slices" if by_slice and name == metric else "")
-        found[name] = {**_interval(rows, name, parts, seed)._asdict(), "n": len(parts.ids), "definition": said}
+        found[name] = {**_interval(parts, seed), "definition": said}
     return found
 
 
-def _interval(rows: list[dict[str, Any]], metric: str, table: Table, seed: int) -> Interval:
-    """Wilson's where items are right or wrong and each by itself, else a bootstrap over groups."""
-    alone = len(set(table.groups)) == len(table.groups) and all(row.get("weight", 1) == 1 for row in rows)
-    if metric == "accuracy" and alone and table.value is ratio:
-        return wilson(table.counts[:, 0].sum(), len(table.ids))
-    return statistics.estimate(table, seed)
+def _interval(table: Table, seed: int) -> dict[str, Any]:
+    """Value, low, high, the number of items, and where the interval comes from (null where there is none)."""
+    found = statistics.plain(statistics.estimate(table, seed))
+    return {**found, "n": len(table.ids), "interval": statistics.method(table)}
 
 
 def _slices(rows: list[dict[str, Any]], metric: str, seed: int) -> dict[str, Any]:
@@ -139,24 +143,22 @@ def _slices(rows: list[dict[str, Any]], metric: str, seed: int) -> dict[str, Any
         return {}
     parts = {name: [row for row in rows if row["slice"] == name] for name in names}
     tables = {name: table_of(part, metric) for name, part in parts.items()}
-    return {
-        name: {**_interval(parts[name], metric, table, seed)._asdict(), "n": len(table.ids)}
-        for name, table in tables.items()
-        if table.ids
-    }
+    return {name: _interval(table, seed) for name, table in tables.items() if table.ids}
 
 
 def _perplexity(rows: list[dict[str, Any]], seed: int) -> dict[str, Any]:
-    nll, tokens = [row["nll"] for row in rows], [row["tokens"] for row in rows]
-    size = sum(row["bytes"] for row in rows)
-    per_token = [math.exp(value) for value in ratio_interval(nll, tokens, seed=seed)]
+    size, tokens = (sum(row[unit] for row in rows) for unit in ("bytes", "tokens"))
+    if not tokens:
+        raise UserError("no document has a token to predict; give longer documents")
+    ids, counts = [row["id"] for row in rows], [[row["nll"], row["tokens"]] for row in rows]
+    nats = statistics.plain(statistics.estimate(Table(ids, ids, np.array(counts, dtype=float)), seed))
+    per_token = {name: None if value is None else math.exp(value) for name, value in nats.items()}
     return {
-        "per_token": per_token[0],
-        "low": per_token[1],
-        "high": per_token[2],
+        "per_token": per_token.pop("value"),
+        **per_token,
         # Comparable between models with different tokenizers, which perplexity per token is not.
-        "per_byte": math.exp(sum(nll) / size),
+        "per_byte": math.exp(sum(row["nll"] for row in rows) / size),
         "documents": len(rows),
-        "tokens": sum(tokens),
+        "tokens": tokens,
         "bytes": size,
     }

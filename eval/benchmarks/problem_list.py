@@ -33,7 +33,7 @@ def load(path: Path, split: str = "test") -> Loaded:
             continue
         user = f"{row['Subjectives']}\n\n{row['Assessment']}"
         gold = row["Summary"].strip().strip(";")
-        items.append(Item(row["File ID"], row["File ID"], ask(SYSTEM, user), gold))
+        items.append(Item(row["File ID"], row["File ID"], ask(SYSTEM, user), gold, truth=row["Summary"]))
     return loaded(items, dropped, file)
 
 
