@@ -18,7 +18,7 @@ from medsmith.machine import cores, install_hint
 # Module, and what needs it.
 OPTIONAL = {
     "openai": "generate, judge, pair, prepare",
-    "jsonschema": "generate, curate",
+    "jsonschema": "generate, curate, evaluation",
     "rensa": "curate: near duplicates",
     "torch": "training, merging, evaluation",
     "transformers": "training, merging, evaluation",
@@ -27,6 +27,7 @@ OPTIONAL = {
     "simple_icd_10_cm": "the ICD-10-CM table",
     "openpyxl": "benchmarks that come as xlsx",
     "rouge_score": "evaluation: ROUGE",
+    "sacrebleu": "evaluation: BLEU",
     "matplotlib": "the report's pictures",
     "huggingface_hub": "publish",
     "vllm": "fast inference on a GPU (an environment of its own is best)",
