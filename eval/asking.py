@@ -14,13 +14,14 @@ from eval.responses import Responses, fit
 from eval.suite import BenchmarkSettings
 from medsmith.errors import UserError
 from medsmith.progress import Bar
-from medsmith.records import write_json
+from medsmith.records import content_id, write_json
 
 if TYPE_CHECKING:
     from eval.engine import Engine
 
 LETTERS = "ABCDEFGHIJ"
 LETTER_TOKENS = 16
+LETTER = "Answer with the letter."
 
 log = logging.getLogger("eval.run")
 
@@ -67,8 +68,11 @@ def prepare(
     return Task(name, benchmark, settings, path, taken, dropped, room, notes)
 
 
-def ask(task: Task, responses: Responses, folder: Path, bar: Bar) -> list[dict[str, Any]]:
-    """Put a benchmark's items to the model, read and score what comes back: one sample an item, in their order."""
+def ask(task: Task, responses: Responses, folder: Path, bar: Bar, withheld: bool = False) -> list[dict[str, Any]]:
+    """Put a benchmark's items to the model, read and score what comes back: one sample an item, in their order.
+
+    The exact first prompt is written into log/; of a withheld text only its digest and length.
+    """
     from medsmith.likelihood import ChoiceItem
 
     engine, items = responses.engine, task.items
@@ -77,7 +81,10 @@ def ask(task: Task, responses: Responses, folder: Path, bar: Bar) -> list[dict[s
     conversations, encoded, truncated = _fitted(engine, task, room)
     prompts = [engine.decode(ids) for ids in encoded]
     begins = engine.begin_tokens(encoded[0])
-    first = {"benchmark": task.name, "prompt": prompts[0], "token_ids": encoded[0], "begin_of_text_tokens": begins}
+    shown = (
+        {"prompt": f"sha256:{content_id(prompts[0])}"} if withheld else {"prompt": prompts[0], "token_ids": encoded[0]}
+    )
+    first = {"benchmark": task.name, **shown, "tokens": len(encoded[0]), "begin_of_text_tokens": begins}
     write_json(folder / "log" / "first_prompts" / f"{task.name}.json", first)
     log.info(
         "%s: %d items; the first (%d begin-of-text) is log/first_prompts/%s.json",
@@ -106,7 +113,7 @@ def ask(task: Task, responses: Responses, folder: Path, bar: Bar) -> list[dict[s
 def _write_letters(task: Task, responses: Responses, samples: list[dict[str, Any]], bar: Bar) -> None:
     """Let the model write the letter too: what it chooses by likelihood and what it says are two abilities."""
     engine = responses.engine
-    lettered = [item if _is_lettered(item) else _with_letters(item) for item in task.items]
+    lettered = [_told(item if _is_lettered(item) else _with_letters(item)) for item in task.items]
     asked = replace(task, items=lettered, max_new_tokens=LETTER_TOKENS)
     _, encoded, _ = _fitted(engine, asked, engine.context - LETTER_TOKENS)
     rows = responses.write([engine.decode(ids) for ids in encoded], encoded, LETTER_TOKENS, bar)
@@ -121,6 +128,12 @@ def _write_letters(task: Task, responses: Responses, samples: list[dict[str, Any
             "readable_written": float(letter is not None),
             "agreement_written": float(letter == chosen),
         }
+
+
+def _told(item: Item) -> Item:
+    """The item with the request for a letter: of one that is to be written, not chosen, this must be said."""
+    last = item.messages[-1]
+    return replace(item, messages=[*item.messages[:-1], {**last, "content": f"{last['content']}\n{LETTER}"}])
 
 
 def _is_lettered(item: Item) -> bool:

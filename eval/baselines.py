@@ -23,10 +23,11 @@ from pydantic import BeforeValidator, Field
 
 import medsmith.config
 from eval.asking import Task, prepare, sample_of
-from eval.benchmark import Item
+from eval.benchmark import Item, load_benchmark
 from eval.metrics import table_of
 from eval.results import headline, item_score, slice_mean
 from eval.suite import find_suite, load_suite
+from eval.tables import DataRef, resolve
 from medsmith import run
 from medsmith.command import run_command
 from medsmith.progress import track
@@ -48,7 +49,9 @@ class Config(medsmith.config.Config):
     libraries: ClassVar = ("rouge_score",)
 
     suite: Annotated[Path, BeforeValidator(find_suite)] = Field(description="a name in eval/suites, or a YAML file")
-    benchmarks: dict[str, Path] = Field(description="the published file or folder of each benchmark of the suite")
+    benchmarks: dict[str, DataRef] = Field(
+        description="the published file or folder of each benchmark, or a hub data set as owner/name@revision"
+    )
     limit: int | None = Field(None, ge=1, description="at most so many items of every benchmark")
 
 
@@ -75,7 +78,7 @@ def main(config: Config) -> Path:
         suite = load_suite(config.suite, config.benchmarks)
         rows: list[dict[str, Any]] = []
         for name, settings in track(suite.benchmarks.items(), "baselines", unit="benchmark"):
-            path = config.benchmarks[name]
+            path = resolve(name, config.benchmarks[name], load_benchmark(name).ACCESS)
             task = prepare(name, settings, path, config.limit, UNBOUNDED, suite.protocol)
             rows += [measure(task, predictor) for predictor in predictors(task.items, task.benchmark, config.seed)]
         write_json(this.folder / "baselines.json", {"protocol": suite.protocol, "rows": rows})

@@ -3,7 +3,8 @@
     python -m eval.run out=out/eval/base model=out/experts/base name=base suite=embedded benchmarks.mednli=data/mednli
 
 Writes samples.jsonl (every item with output, answer and score), documents.jsonl, and result.json (values 0..1 with
-95 % intervals). The model's answers are kept in raw/: a killed run continues, another metric costs nothing.
+95 % intervals; result.md is the same for people). The model's answers are kept in raw/: a killed run continues,
+another metric costs nothing.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field
 
 import medsmith.config
-from eval.asking import ask, prepare
+from eval.asking import Task, ask, prepare
 from eval.benchmark import load_benchmark
-from eval.responses import Responses
+from eval.responses import BATCH_ROWS, Responses
 from eval.results import read_corpus, summarise
 from eval.suite import find_suite, load_suite
+from eval.summary import to_markdown
 from eval.tables import DataRef, resolve
 from medsmith import run
 from medsmith.command import run_command
@@ -28,6 +30,7 @@ from medsmith.errors import UserError
 from medsmith.journal import Journal
 from medsmith.progress import Bar
 from medsmith.records import content_id, write_json, write_jsonl
+from medsmith.run import find_record
 
 if TYPE_CHECKING:
     from eval.engine import Engine
@@ -56,6 +59,7 @@ class Config(medsmith.config.Config):
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="type of the weights when run")
     keep_text: bool = Field(False, description="write texts of credentialed benchmarks into samples.jsonl")
     device: str = execution("auto", "auto, cpu or cuda")
+    batch_rows: int = execution(BATCH_ROWS, "items asked at once at most; fewer where they are long")
     threads: int | None = execution(None, "threads of torch; none: OMP_NUM_THREADS, else all cores")
 
 
@@ -84,9 +88,9 @@ def evaluate(config: Config, this: run.Run, engine: Engine) -> Path:
     samples: list[dict[str, Any]] = []
     documents: list[dict[str, Any]] = []
     with Journal(this.folder / "raw" / "responses.jsonl") as journal, Bar("evaluating", total, "items") as bar:
-        responses = Responses(engine, journal)
+        responses = Responses(engine, journal, config.batch_rows)
         for task in tasks:
-            samples += ask(task, responses, this.folder, bar)
+            samples += ask(task, responses, this.folder, bar, withheld=is_withheld(task, config.keep_text))
         window = config.window or min(engine.context, LONGEST_WINDOW)
         for name, rows in corpora.items():
             lengths = engine.tokens_of([row.text for row in rows])
@@ -102,21 +106,27 @@ def evaluate(config: Config, this: run.Run, engine: Engine) -> Path:
         **summarise(tasks, samples, documents, config.seed),
     }
     write_json(this.folder / "result.json", result)
+    (this.folder / "result.md").write_text(to_markdown(result), encoding="utf-8")
     write_jsonl(this.folder / "documents.jsonl", documents)
-    write_jsonl(this.folder / "samples.jsonl", (_shown(row, config, result) for row in samples))
+    hidden = {task.name for task in tasks if is_withheld(task, config.keep_text)}
+    shown = (_without_texts(row) if row["benchmark"] in hidden else row for row in samples)
+    write_jsonl(this.folder / "samples.jsonl", shown)
     licences = {f"benchmark {name}": entry["licence"] for name, entry in result["benchmarks"].items()}
     this.facts["licences"] |= licences
     counts = {"items": len(samples), "unreadable": sum(row["unreadable"] for row in samples)}
     return this.finish(**counts, documents=len(documents), dropped=sum(task.dropped.total() for task in tasks))
 
 
-def _shown(row: dict[str, Any], config: Config, result: dict[str, Any]) -> dict[str, Any]:
-    """The sample as it is written: texts of credentialed, real sets become digests unless they are asked for."""
-    entry = result["benchmarks"][row["benchmark"]]
-    if config.keep_text or entry["access"] == "open" or entry["simulated"]:
-        return row
-    hidden = [name for name in HIDDEN if row.get(name) is not None]
-    return row | {name: f"sha256:{content_id(row[name])}" for name in hidden}
+def is_withheld(task: Task, keep_text: bool) -> bool:
+    """Whether a benchmark's texts stay out of the run folder: those of credentialed, real sets unless asked for."""
+    record = find_record(task.path)
+    simulated = bool(record and record["facts"].get("simulated"))
+    return task.benchmark.ACCESS == "credentialed" and not simulated and not keep_text
+
+
+def _without_texts(row: dict[str, Any]) -> dict[str, Any]:
+    """The sample with digests in place of texts."""
+    return row | {name: f"sha256:{content_id(row[name])}" for name in HIDDEN if row.get(name) is not None}
 
 
 if __name__ == "__main__":

@@ -144,6 +144,10 @@ def test_result_by_hand(settings: dict[str, Any], tmp_path: Path) -> None:
     assert wiki["per_byte"] == pytest.approx(2.71828 ** (2 * wiki["tokens"] / wiki["bytes"]), rel=1e-4)
     assert (result["protocol"], result["model"]) == ("strict", "name")
 
+    told = (out / "result.md").read_text()
+    assert "protocol `strict`" in told
+    assert "| mednli | accuracy | 30.0 (" in told and "| 90 | 10.0 % |" in told
+
     assert len(samples) == 130
     seventh = next(row for row in samples if row["id"] == "p7")
     assert (seventh["answer"], seventh["unreadable"], seventh["score"], seventh["gold"]) == (None, True, 0.0, "NEUTRAL")
@@ -153,6 +157,20 @@ def test_result_by_hand(settings: dict[str, Any], tmp_path: Path) -> None:
     first = read_json(out / "log" / "first_prompts" / "mednli.json")
     assert first["prompt"].endswith("SENTENCE_1: Premise 0. SENTENCE_2: Hypothesis.")
     assert len(first["token_ids"]) == len(first["prompt"].split())
+
+
+def test_no_text_of_a_credentialed_set_lies_in_the_run_folder(settings: dict[str, Any], tmp_path: Path) -> None:
+    """Premises are nowhere, in no file; samples hold digests, the log the first prompt's length; open sets are kept."""
+    out = score(tmp_path / "out", FakeEngine(), settings)
+    texts = {path: path.read_text() for path in out.rglob("*") if path.is_file() and path.name != ".lock"}
+    assert len(texts) > 5
+    assert not [path for path, text in texts.items() if "Premise" in text]
+    first = read_json(out / "log" / "first_prompts" / "mednli.json")
+    assert first["prompt"].startswith("sha256:") and "token_ids" not in first
+    assert first["tokens"] > 10
+    assert read_json(out / "log" / "first_prompts" / "icd10cm.json")["prompt"].endswith("ICD10CM?")
+    samples = list(read_jsonl(out / "samples.jsonl"))
+    assert all(str(row["prompt"]).startswith("sha256:") == (row["benchmark"] == "mednli") for row in samples)
 
 
 def test_credentialed_texts_stay_out_of_the_results(settings: dict[str, Any], tmp_path: Path) -> None:
