@@ -148,6 +148,9 @@ METRICS: dict[str, Metric] = {
         "never true is left out, one that is never found counts 0",
         f1_macro,
     ),
+    "f1_micro_adverse": Metric("f1_micro of the labels that are adverse", f1_micro),
+    "f1_macro_adverse": Metric("f1_macro of the labels that are adverse", f1_macro),
+    "labels_exact": Metric("share of items whose set of labels is the true one"),
     "squad2_f1": Metric(
         "SQuAD 2.0 F1 of words after its normalisation (case, punctuation, articles), best over golds; where there is "
         "no answer, 1 for saying so and 0 else; mean over items"
@@ -230,5 +233,9 @@ def table_of(samples: Sequence[dict[str, Any]], metric: str, slice_mean: bool = 
         counts.append(cells)
     value = found.value or (mean_of_slices if slice_mean else ratio)
     return Table(
-        [row["id"] for row in kept], [row["group"] for row in kept], np.array(counts, dtype=float), value, found.bounds
+        [row["id"] for row in kept],
+        [row["group"] or row["id"] for row in kept],
+        np.array(counts, dtype=float),
+        value,
+        found.bounds,
     )

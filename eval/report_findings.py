@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from eval.report_inputs import Model, corpus_key
-from eval.report_joint import Contrast, Joint, Table, datasets_gained, unevenness
+from eval.report_joint import Contrast, Joint, Table
+from eval.statistics import datasets_gained, unevenness
 
 HOLDS, PARTLY, FAILS = "holds", "partly", "does not hold"
 NO_DIFFERENCE, UNDECIDED, UNTESTED = "no real difference", "undecided", "not tested"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,6 +11,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from eval.metrics import table_of
+from eval.statistics import Table
 from medsmith.config import Block, ModelRef
 from medsmith.errors import UserError
 from medsmith.records import read_json, read_jsonl
@@ -71,6 +74,8 @@ class Model:
     result: dict[str, Any]
     samples: dict[str, dict[str, Sample]]
     documents: dict[str, dict[str, DocumentLikelihood]]
+    tables: dict[str, Table]
+    """What each benchmark's headline is computed from."""
 
     @cached_property
     def key(self) -> str:
@@ -84,14 +89,6 @@ class Model:
     def ancestors(self) -> frozenset[str]:
         """The keys of the runs that it was made from."""
         return frozenset(entry["key"] for entry in self.record["ancestry"]) if self.record else frozenset()
-
-    def scores(self, benchmark: str) -> dict[str, float]:
-        """Item id → score."""
-        return {key: sample.score for key, sample in self.samples[benchmark].items()}
-
-    def groups(self, benchmark: str) -> dict[str, str]:
-        """Item id → what it shares with other items (a report, a patient); resampled as one."""
-        return {key: sample.group for key, sample in self.samples[benchmark].items()}
 
 
 def load_models(entries: Sequence[Entry], baseline: str) -> list[Model]:
@@ -161,8 +158,10 @@ def _load(entry: Entry) -> Model:
         )
     result = read_json(entry.evaluation / "result.json")
     samples: dict[str, dict[str, Sample]] = {name: {} for name in result["benchmarks"]}
+    rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in _rows(entry.evaluation / "samples.jsonl"):
         _put(samples, row["benchmark"], row["id"], _sample(row), entry.evaluation)
+        rows[row["benchmark"]].append(row)
     documents: dict[str, dict[str, DocumentLikelihood]] = {name: {} for name in result.get("perplexity") or {}}
     for row in _rows(entry.evaluation / "documents.jsonl"):
         likelihood = DocumentLikelihood(row["nll"], row["tokens"], row["bytes"])
@@ -170,7 +169,21 @@ def _load(entry: Entry) -> Model:
     for name, found in [*samples.items(), *documents.items()]:
         if not found:
             raise UserError(f"{entry.evaluation}: result.json names '{name}', but no row is there; evaluate again")
-    return Model(entry.name, entry.stage, entry.parent, folder, record, evaluation, result, samples, documents)
+    tables = {name: headline_table(result["benchmarks"][name], rows[name], entry.evaluation) for name in samples}
+    return Model(entry.name, entry.stage, entry.parent, folder, record, evaluation, result, samples, documents, tables)
+
+
+def headline_table(benchmark: dict[str, Any], rows: Sequence[dict[str, Any]], where: Path) -> Table:
+    """What the headline is computed from: an entry of result.json, and its rows of samples.jsonl.
+
+    Raises:
+        UserError: an evaluation from before metrics had definitions, whose samples do not tell.
+    """
+    if "slice_mean" not in benchmark or any("scores" not in row for row in rows):
+        raise UserError(
+            f"{where} was written by an older version, without what its metrics are made of; evaluate again"
+        )
+    return table_of(rows, benchmark["metric"], benchmark["slice_mean"])
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
@@ -209,6 +222,14 @@ def _check_items(model: Model, base: Model) -> None:
                 f"'{model.name}' and '{base.name}' answered other items of '{name}' ({len(own)} and {len(others)}); "
                 f"evaluate both with the same suite and limit"
             )
+    for name in model.tables.keys() & base.tables.keys():
+        ours, theirs = model.result["benchmarks"][name], base.result["benchmarks"][name]
+        for key in ("version", "metric", "settings"):
+            if ours.get(key) != theirs.get(key):
+                raise UserError(
+                    f"{name}: {key} is {ours.get(key)} for '{model.name}' and {theirs.get(key)} for '{base.name}'; "
+                    "evaluate both alike"
+                )
 
 
 def _with_parent(model: Model, models: Sequence[Model]) -> Model:

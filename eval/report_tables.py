@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from eval import statistics
 from eval.report_inputs import Model, corpus_key, is_simulated
-from eval.report_joint import Contrast, Joint, Table, datasets_gained, holm, mark, normal_p, unevenness
-from eval.statistics import paired_difference, ratio_interval
+from eval.report_joint import Contrast, Joint, Table, normal_p
+from eval.statistics import datasets_gained, holm, mark, unevenness
 from medsmith.errors import UserError
 
 PAPER_NAME = "MediPhi (ACL 2025)"
@@ -71,8 +72,8 @@ def _model_row(model: Model, base: Model, joint: Joint, corpora: Sequence[str], 
         cell = {key: result[key] for key in ("value", "low", "high", "n", "unreadable")}
         cell |= {"readings": result.get("readings"), "written": _written(result)}
         if model is not base and name in base.samples:
-            gain = paired_difference(base.scores(name), model.scores(name), model.groups(name), seed)
-            cell["gain"] = {"value": gain.value, "low": gain.low, "high": gain.high, "p": gain.p}
+            gain = statistics.plain(statistics.difference(base.tables[name], model.tables[name], seed))
+            cell["gain"] = {key: gain[key] for key in ("value", "low", "high", "p", "test", "detectable")}
         benchmarks[name] = cell
     row: dict[str, Any] = {"name": model.name, "stage": model.stage, "parent": model.parent, "key": model.key}
     row["benchmarks"] = benchmarks
@@ -183,8 +184,8 @@ def _perplexity(model: Model, base: Model, corpus: str, seed: int) -> dict[str, 
     same_tokens = all(mine[key].tokens == theirs[key].tokens for key in ids)
     nats = [mine[key].nll - theirs[key].nll for key in ids]
     units = [mine[key].tokens if same_tokens else mine[key].bytes for key in ids]
-    ratio = ratio_interval(nats, units, seed=seed)
-    value, low, high = (math.expm1(part) for part in (ratio.value, ratio.low, ratio.high))
+    ratio = statistics.estimate(statistics.Table(ids, ids, np.array([nats, units], dtype=float).T), seed)
+    value, low, high = (math.expm1(part) for part in ratio)
     p = normal_p(ratio.value, (ratio.high - ratio.low) / 3.92)
     cell["change"] = {"value": value, "low": low, "high": high, "p": p, "per": "token" if same_tokens else "byte"}
     return cell

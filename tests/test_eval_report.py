@@ -13,10 +13,10 @@ from eval import report
 from eval.report_costs import by_command, read_costs
 from eval.report_findings import NO_DIFFERENCE, UNTESTED, find
 from eval.report_inputs import DocumentLikelihood, Entry, Model, Sample, corpus_key, find_runs, load_models
-from eval.report_joint import holm, mark, unevenness
 from eval.report_lineage import GAP, NODE_WIDTH, lay_out
 from eval.report_samples import fate_of, turns
 from eval.report_tables import build_table
+from eval.statistics import Table, holm, mark, unevenness
 from medsmith import run
 from medsmith.config import Config
 from medsmith.errors import UserError
@@ -78,8 +78,8 @@ def make_evaluation(
     samples = [
         {
             "benchmark": benchmark, "id": f"{benchmark}-{number}", "group": "", "prompt": f"<question {number}>",
-            "output": f"{model.name} says <b>", "answer": "A", "gold": "A", "score": score, "scores": {},
-            "unreadable": number < 3,
+            "output": f"{model.name} says <b>", "answer": "A", "gold": "A", "score": score,
+            "scores": {"accuracy": score}, "counts": {}, "slice": "", "unreadable": number < 3,
         }
         for benchmark, values in scores.items()
         for number, score in enumerate(values)
@@ -92,7 +92,8 @@ def make_evaluation(
     means = {benchmark: sum(values) / len(values) for benchmark, values in scores.items()}
     benchmarks = {
         benchmark: {
-            "version": 1, "metric": "accuracy", "value": mean, "low": mean - 0.07, "high": mean + 0.07,
+            "version": 1, "metric": "accuracy", "slice_mean": False,
+            "value": mean, "low": mean - 0.07, "high": mean + 0.07,
             "n": len(scores[benchmark]), "unreadable": 3, "access": "open", "licence": "CC0-1.0",
             "published": not simulated, "simulated": simulated,
         }
@@ -251,7 +252,10 @@ def twins(seed: int, count: int) -> list[Model]:
         }
         name, stage = (f"twin {number}", "expert") if number else ("base", "base")
         evaluation: dict[str, Any] = {"facts": {}, "config": {"model": name}, "identity": {"inputs": {}}}
-        models.append(Model(name, stage, None, None, None, evaluation, result, samples, documents))  # type: ignore[arg-type]
+        ids = [str(n) for n in range(100)]
+        tables = {key: Table(ids, ids, np.array([values, np.ones(100)]).T) for key, values in scores.items()}
+        model = Model(name, stage, None, None, None, evaluation, result, samples, documents, tables)  # type: ignore[arg-type]
+        models.append(model)
     return models
 
 
