@@ -131,7 +131,12 @@ METRICS: dict[str, Metric] = {
     "exact": Metric("answer equals gold but for case, surrounding space and a full stop"),
     "list_f1": Metric("F1 of two lists as sets, parts compared without case and bullets, mean over items"),
     "code_f1": Metric("F1 of an item's ICD-10 codes as sets, equal to their last sign; mean over items"),
+    "code_f1_listed": Metric(
+        "F1 of an item's ICD-10 codes as lists: precision over the written codes, recall over the true ones, every "
+        "repeat counted; mean over items (protocol clue)"
+    ),
     "code_f1_category": Metric("F1 of the sets of the codes' first three characters; mean over items"),
+    "valid_codes_listed": Metric("as valid_codes, but a repeated code counts again (protocol clue)"),
     "valid_codes": Metric(
         "share of an answer's codes, each once, that the ICD-10-CM table of simple_icd_10_cm holds; 0 for an answer "
         "without a code; mean over items"
