@@ -75,6 +75,9 @@ def ask(task: Task, responses: Responses, folder: Path, bar: Bar, withheld: bool
     """
     from medsmith.likelihood import ChoiceItem
 
+    compose = getattr(task.benchmark, "compose", None)
+    if compose is not None:  # prompts that are filled up to a number of tokens
+        task = replace(task, items=compose(task.items, responses.engine))
     engine, items = responses.engine, task.items
     options = engine.tokens_of([option for item in items for option in item.options])
     room = engine.context - max([task.max_new_tokens, *options])

@@ -18,6 +18,7 @@ and, where it needs them,
     SLICE_MEAN = True                the headline is the plain mean of the slices' means, not the mean of all items
     count(answer, item) -> counts    {metric id: [numbers]} of metrics that are functions of summed counts, such as
                                      pooled F1; asked for every item, with answer None where it is unreadable
+    compose(items, engine) -> items  items whose prompts are filled up to a number of the model's tokens
     answers(item) -> [text]          every answer that the item may have, where they can be counted (for eval.baselines)
     PUBLISHED = {name: Published()}  files as published, to tell whether the given one is
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ class Prompt(Block):
     user: str = Field("{question}", description="the user's turn; {question} is that of the strict benchmark")
 
 
+@functools.cache
 def load_prompt(name: str) -> Prompt:
     """The prompt of a benchmark."""
     return load(Prompt, FOLDER / f"{name}.yml")
@@ -44,11 +46,16 @@ def filled(template: str, **fields: str) -> str:
     return "".join([*parts, template[end:]])
 
 
-def prompted(found: Loaded, name: str, **notes: Any) -> Loaded:
-    """The items of the strict benchmark, asked in the protocol's words; where these are from is noted."""
+def prompted(
+    found: Loaded, name: str, fields: Callable[[str], dict[str, str]] = lambda user: {"question": user}, **notes: Any
+) -> Loaded:
+    """The items of the strict benchmark, asked in the protocol's words; where these are from is noted.
+
+    `fields` takes the strict benchmark's turn apart, where the prompt has other places for its parts.
+    """
     prompt = load_prompt(name)
     items = [
-        replace(item, messages=ask(prompt.system, filled(prompt.user, question=item.messages[-1]["content"])))
+        replace(item, messages=ask(prompt.system, filled(prompt.user, **fields(item.messages[-1]["content"]))))
         for item in found.items
     ]
     return Loaded(items, found.dropped, {**found.notes, "prompt wording": prompt.wording, **notes})
