@@ -27,6 +27,7 @@ from mediflow.clinic.answers import (
 from mediflow.clinic.documents import Note, write_note
 from mediflow.clinic.knowledge import Disease, load_knowledge
 from mediflow.clinic.patients import SIDES, SIZES, Patient, draw_patients
+from mediflow.clinic.twins_neighbours import write_neighbours
 from mediflow.clinic.wording import CHOICE, NLI, RADIOLOGY
 from mediflow.taxonomy import WHOLE, DocumentType, load_taxonomy
 from medsmith.records import write_jsonl
@@ -185,7 +186,7 @@ def write_benchmarks(folder: Path, patients: Mapping[str, Sequence[Patient]], se
         _count(counts, folder, _write_csv, medec, medec_rows(drawn, tag))
         _count(counts, folder, write_jsonl, f"rrs_qa/{split}.jsonl", rrs_rows(drawn, tag))
     _count(counts, folder, _write_xlsx, f"meqsum/{MEQSUM_FILE}", meqsum_rows(patients["test"], f"{seed} test"))
-    return counts
+    return counts | write_neighbours(folder, patients, seed)
 
 
 def _count(counts: dict[str, int], folder: Path, write: Any, name: str, rows: list[dict[str, Any]]) -> None:
