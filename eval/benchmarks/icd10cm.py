@@ -1,10 +1,15 @@
 """MedConceptsQA, ICD-10-CM: what does a code mean? Parquet in the published columns; options by likelihood.
 
-`eval.make_icd10cm` makes questions of this kind from the public code table; they are not the published ones.
+Columns: question_id, question (with its four options), option1 to option4, answer, answer_id, vocab, level; one file,
+or the published folders icd10cm_easy, icd10cm_medium, icd10cm_hard. Traps of the published files: two levels number
+their questions alike, and their generator lost every question whose right answer was the third; the notes count the
+places of the right answers. `eval.make_icd10cm` makes questions of this kind from the public code table; they are not
+the published ones.
 """
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -13,7 +18,7 @@ from typing import Any
 
 from eval.benchmark import Item, Loaded, ask, loaded
 from eval.scorers import exact
-from eval.tables import find_file, read_table
+from eval.tables import file_notes, find_split, read_table
 from medsmith.errors import UserError
 
 VERSION = 1
@@ -28,11 +33,16 @@ SYSTEM = "Choose the right answer."
 COLUMNS = ("question_id", "question", "answer_id", "option1", "option2", "option3", "option4", "level")
 LETTERS = "ABCD"
 
+log = logging.getLogger("eval.run")
+
 
 def load(path: Path, split: str = "test") -> Loaded:
     """Read the questions without the lettered options that the published ones carry; the options' texts are scored."""
     items = []
+    rows: Counter[Path] = Counter()
+    places: dict[str, Counter[str]] = {}
     for file, row in _rows(path, split):
+        rows[file] += 1
         options = [str(row[f"option{number}"]).strip() for number in range(1, 5)]
         letter = str(row["answer_id"]).strip()
         if letter not in LETTERS or not all(options):
@@ -41,14 +51,17 @@ def load(path: Path, split: str = "test") -> Loaded:
         # Two levels of the published set number their questions alike.
         name = f"{row['level']}-{row['question_id']}"
         gold = options[LETTERS.index(letter)]
+        places.setdefault(str(row["level"]), Counter(dict.fromkeys(LETTERS, 0)))[letter] += 1
         items.append(Item(name, name, ask(SYSTEM, stem), gold, options, str(row["level"])))
-    return loaded(items, Counter(), path)
+    found = {level: dict(places[level]) for level in sorted(places)}
+    log.info("icd10cm: places of the right answers %s", found)
+    return loaded(items, Counter(), path, file_notes(rows, {}) | {"answer_places": found})
 
 
 def _rows(path: Path, split: str) -> Iterator[tuple[Path, dict[str, Any]]]:
     """The rows of one file, or of the published folder with a folder for each level."""
     levels = sorted(path.glob(f"icd10cm_*/{FILES[split]}"))
-    for file in levels or [find_file(path, FILES[split], SOURCE)]:
+    for file in levels or [find_split(path, FILES, split, SOURCE)]:
         yield from ((file, row) for row in read_table(file, COLUMNS))
 
 

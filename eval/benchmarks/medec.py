@@ -1,4 +1,9 @@
-"""MEDEC: which sentence of a clinical text is wrong? The published CSV files of the MS part."""
+"""MEDEC: which sentence of a clinical text is wrong? The published CSV files of the MS part.
+
+Columns: Text ID, Text, Sentences (`0 First.` and so on, a line each), Error Flag, Error Type, Error Sentence ID, Error
+Sentence, Corrected Sentence, Corrected Text. The test file has 925 rows, of which 328 are blank: the texts of the other
+part, which are given on request.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +12,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from eval.benchmark import Item, Loaded, ask, loaded
+from eval.benchmark import Item, Loaded, Published, ask, loaded
 from eval.parsing import parse_sentence_number
-from eval.tables import find_file, read_table
+from eval.tables import file_notes, find_split, read_table
 from medsmith.errors import UserError
 
 VERSION = 1
@@ -20,20 +25,26 @@ SOURCE = "github.com/abachaa/MEDEC"
 MAX_NEW_TOKENS = 12
 
 FILES = {"test": "MEDEC*TestSet*.csv", "shots": "MEDEC*TrainingSet*.csv"}
+PUBLISHED = {
+    "MEDEC*TestSet*.csv": Published(925),
+    "MEDEC*TrainingSet*.csv": Published(2189),
+    "MEDEC*ValidationSet*.csv": Published(574, "7571aec311e2fb88d9084082af2323aa579d102e1d5e1a06faf930fe4fd3977d"),
+}
 SYSTEM = "Find the sentence with a medical error. Answer with its number, or -1 if there is none."
 
 
 def load(path: Path, split: str = "test") -> Loaded:
-    """Read the texts. The published test file holds hundreds of blank rows (texts given on request): left out."""
-    file = find_file(path, FILES[split], SOURCE)
+    """Read the texts; blank rows are left out and counted."""
+    file = find_split(path, FILES, split, SOURCE)
+    rows = read_table(file, ("Text ID", "Sentences", "Error Flag", "Error Sentence ID"))
     dropped: Counter[str] = Counter()
     items = []
-    for row in read_table(file, ("Text ID", "Sentences", "Error Flag", "Error Sentence ID")):
+    for row in rows:
         if not row["Sentences"].strip():
             dropped["blank row"] += 1
             continue
         items.append(Item(row["Text ID"], row["Text ID"], ask(SYSTEM, row["Sentences"].strip()), str(_gold(row, file))))
-    return loaded(items, dropped, file)
+    return loaded(items, dropped, file, file_notes({file: len(rows)}, PUBLISHED))
 
 
 def parse(output: str, item: Item) -> str | None:

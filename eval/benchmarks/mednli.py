@@ -1,14 +1,17 @@
-"""MedNLI: does the second sentence follow from the first? `mli_test_v1.jsonl` as published on PhysioNet."""
+"""MedNLI: does the second sentence follow from the first? `mli_test_v1.jsonl` as published on PhysioNet.
+
+Each row has pairID, gold_label (entailment, neutral, contradiction), sentence1 and sentence2; its parses are not read.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
 
-from eval.benchmark import Item, Loaded, ask, loaded
+from eval.benchmark import Item, Loaded, Published, ask, loaded
 from eval.parsing import parse_label
 from eval.scorers import exact
-from eval.tables import find_file, read_table
+from eval.tables import file_notes, find_split, read_table
 from medsmith.errors import UserError
 from medsmith.records import content_id
 
@@ -21,20 +24,26 @@ MAX_NEW_TOKENS = 20
 
 LABELS = ("ENTAILMENT", "NEUTRAL", "CONTRADICTION")
 FILES = {"test": "mli_test_v1.jsonl", "shots": "mli_train_v1.jsonl"}
+PUBLISHED = {
+    "mli_test_v1.jsonl": Published(1422),
+    "mli_dev_v1.jsonl": Published(1395),
+    "mli_train_v1.jsonl": Published(11232),
+}
 SYSTEM = "Decide how the second sentence relates to the first. Answer ENTAILMENT, NEUTRAL or CONTRADICTION."
 
 
 def load(path: Path, split: str = "test") -> Loaded:
     """Read the pairs; the three hypotheses of one premise are a group."""
-    file = find_file(path, FILES[split], SOURCE)
+    file = find_split(path, FILES, split, SOURCE)
+    rows = read_table(file, ("pairID", "gold_label", "sentence1", "sentence2"))
     items = []
-    for row in read_table(file, ("pairID", "gold_label", "sentence1", "sentence2")):
+    for row in rows:
         label = row["gold_label"].upper()
         if label not in LABELS:
             raise UserError(f"{file}: pair {row['pairID']} has the label '{row['gold_label']}', not one of {LABELS}")
         user = f"SENTENCE_1: {row['sentence1']}\nSENTENCE_2: {row['sentence2']}"
         items.append(Item(str(row["pairID"]), content_id(row["sentence1"]), ask(SYSTEM, user), label))
-    return loaded(items, Counter(), file)
+    return loaded(items, Counter(), file, file_notes({file: len(rows)}, PUBLISHED))
 
 
 def parse(output: str, item: Item) -> str | None:

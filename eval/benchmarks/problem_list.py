@@ -1,14 +1,18 @@
-"""Problem list summarization (BioNLP 2023 task 1A): the patient's problems from a progress note."""
+"""Problem list summarization (BioNLP 2023 task 1A): the patient's problems from a progress note.
+
+`test.csv` and `train.csv` with the columns File ID, Subjectives, Assessment, Objectives, Summary (problems separated by
+semicolons).
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
 
-from eval.benchmark import COMPOSITE, Item, Loaded, ask, loaded
+from eval.benchmark import COMPOSITE, Item, Loaded, Published, ask, loaded
 from eval.parsing import parse_text, split_list
 from eval.scorers import list_f1, rouge
-from eval.tables import find_file, read_table
+from eval.tables import file_notes, find_split, read_table
 
 VERSION = 2
 METRIC = COMPOSITE
@@ -19,22 +23,24 @@ SOURCE = "physionet.org/content/bionlp-workshop-2023-task-1a"
 MAX_NEW_TOKENS = 512
 
 FILES = {"test": "test.csv", "shots": "train.csv"}
+PUBLISHED = {"test.csv": Published(237), "train.csv": Published(768)}
 SYSTEM = "List the patient's problems, separated by semicolons."
 
 
 def load(path: Path, split: str = "test") -> Loaded:
     """Read the notes; a row without a summary is left out."""
-    file = find_file(path, FILES[split], SOURCE)
+    file = find_split(path, FILES, split, SOURCE)
+    rows = read_table(file, ("File ID", "Subjectives", "Assessment", "Summary"))
     dropped: Counter[str] = Counter()
     items = []
-    for row in read_table(file, ("File ID", "Subjectives", "Assessment", "Summary")):
+    for row in rows:
         if not row["Summary"].strip():
             dropped["no summary"] += 1
             continue
         user = f"{row['Subjectives']}\n\n{row['Assessment']}"
         gold = row["Summary"].strip().strip(";")
         items.append(Item(row["File ID"], row["File ID"], ask(SYSTEM, user), gold, truth=row["Summary"]))
-    return loaded(items, dropped, file)
+    return loaded(items, dropped, file, file_notes({file: len(rows)}, PUBLISHED))
 
 
 def parse(output: str, item: Item) -> str | None:
