@@ -15,6 +15,8 @@ and, where it needs them,
 
     COMPONENTS = ("rouge1", "bertscore_f1")   what the headline COMPOSITE averages; what was not computed is named
     ROUNDED = True                   the components' means are rounded to 0.01 first (a published protocol does so)
+    BESIDE = ("concept_f1_dictionary",)       further metrics of eval.text_scorers, reported beside the headline
+    texts(answer, item) -> (said, true)       the texts that those and learned COMPONENTS compare; else answer and gold
     SLICE_MEAN = True                the headline is the plain mean of the slices' means, not the mean of all items
     count(answer, item) -> counts    {metric id: [numbers]} of metrics that are functions of summed counts, such as
                                      pooled F1; asked for every item, with answer None where it is unreadable

@@ -103,8 +103,10 @@ def names_of(description: str) -> Iterator[str]:
     "Hypertension (arterial) (benign)" is hypertension, "Pneumonia, unspecified organism" pneumonia, "Gout NOS" gout.
     "Other …" is no name.
     """
+    if description.count(" ") > 2 * LONGEST_NAME:
+        return
     plain = _SAYS_LITTLE.sub("", _BRACKETS.sub(" ", description))
-    if plain.count(" ") < 2 * LONGEST_NAME and not _OTHER.match(plain) and len(_words(plain)) <= LONGEST_NAME:
+    if not _OTHER.match(plain) and len(_words(plain)) <= LONGEST_NAME:
         yield plain
 
 

@@ -23,6 +23,7 @@ from eval.results import read_corpus, summarise
 from eval.suite import find_suite, load_suite
 from eval.summary import to_markdown
 from eval.tables import DataRef, resolve
+from eval.text_scorers import LearnedSettings, add_learned_scores
 from medsmith import run
 from medsmith.command import run_command
 from medsmith.config import ModelRef, execution
@@ -57,6 +58,7 @@ class Config(medsmith.config.Config):
     limit_documents: int | None = Field(None, ge=1, description="at most so many documents of every corpus")
     window: int | None = Field(None, ge=2, description="tokens of context for documents; none: the model's, up to 2048")
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="type of the weights when run")
+    learned: LearnedSettings = Field(LearnedSettings(), description="scores that need a model of their own")
     keep_text: bool = Field(False, description="write texts of credentialed benchmarks into samples.jsonl")
     device: str = execution("auto", "auto, cpu or cuda")
     batch_rows: int = execution(BATCH_ROWS, "items asked at once at most; fewer where they are long")
@@ -96,6 +98,7 @@ def evaluate(config: Config, this: run.Run, engine: Engine) -> Path:
             lengths = engine.tokens_of([row.text for row in rows])
             scores = responses.read([row.text for row in rows], lengths, window, bar)
             documents += [{"corpus": name, "id": row.id, **score} for row, score in zip(rows, scores, strict=True)]
+    add_learned_scores(tasks, samples, config.learned)
     result = {
         "model": config.name or Path(config.model).name,
         "protocol": suite.protocol,

@@ -28,6 +28,7 @@ OPTIONAL = {
     "openpyxl": "benchmarks that come as xlsx",
     "rouge_score": "evaluation: ROUGE",
     "sacrebleu": "evaluation: BLEU",
+    "bert_score": "evaluation: BERTScore",
     "matplotlib": "the report's pictures",
     "huggingface_hub": "publish",
     "vllm": "fast inference on a GPU (an environment of its own is best)",

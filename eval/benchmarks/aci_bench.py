@@ -24,6 +24,7 @@ from eval.tables import file_notes, find_split, read_table
 
 VERSION = 1
 METRIC = "rouge1"
+BESIDE = ("concept_f1_dictionary",)
 ACCESS = "open"
 LICENCE = "CC BY 4.0"
 SOURCE = "github.com/wyim/aci-bench"

@@ -19,6 +19,7 @@ from medsmith.records import content_id
 VERSION = 1
 METRIC = COMPOSITE
 COMPONENTS = ("rouge1", "rouge2", "rougeL", "bertscore_f1", "concept_f1_umls")
+BESIDE = ("concept_f1_dictionary",)
 ACCESS = "credentialed"
 LICENCE = "PhysioNet Credentialed Health Data License 1.5.0"
 SOURCE = "physionet.org/content/medisumqa/1.0.0"

@@ -13,6 +13,7 @@ from eval.tables import file_notes, find_split, read_table
 VERSION = 2
 METRIC = COMPOSITE
 COMPONENTS = ("rouge1", "rouge2", "rougeL", "bertscore_f1")
+BESIDE = ("concept_f1_dictionary",)
 ACCESS = "open"
 LICENCE = "CC BY 4.0"
 SOURCE = "github.com/abachaa/MeQSum"

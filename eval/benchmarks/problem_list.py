@@ -17,6 +17,7 @@ from eval.tables import file_notes, find_split, read_table
 VERSION = 2
 METRIC = COMPOSITE
 COMPONENTS = ("rouge1", "rouge2", "rougeL", "bertscore_f1", "concept_f1_umls")
+BESIDE = ("concept_f1_dictionary",)
 ACCESS = "credentialed"
 LICENCE = "PhysioNet Credentialed Health Data License 1.5.0"
 SOURCE = "physionet.org/content/bionlp-workshop-2023-task-1a"
@@ -50,5 +51,9 @@ def parse(output: str, item: Item) -> str | None:
 
 def score(answer: str, item: Item) -> dict[str, float]:
     """ROUGE with the parts joined by commas, as published, and the F1 of the parts as sets."""
-    joined = (", ".join(split_list(answer)), ", ".join(split_list(item.gold)))
-    return rouge(*joined) | {"list_f1": list_f1(answer, item.gold)}
+    return rouge(*texts(answer, item)) | {"list_f1": list_f1(answer, item.gold)}
+
+
+def texts(answer: str, item: Item) -> tuple[str, str]:
+    """The two lists as they are compared as texts."""
+    return ", ".join(split_list(answer)), ", ".join(split_list(item.gold))
