@@ -55,6 +55,8 @@ class Faults(Block):
     empty: float = Field(default=0.0, description="the text is empty")
     broken: float = Field(default=0.0, description="the text stops half way: torn tags, torn JSON")
     wrong_facts: float = Field(default=0.0, description="share of examples about a patient of whom one fact is altered")
+    wrong_key: float = Field(default=0.0, description="share of examination questions with a wrong option keyed right")
+    repeated: float = Field(default=0.0, description="share of examination questions that repeat one of a few")
 
 
 IN_TRANSPORT = ("too_many_requests", "server_error", "cut", "slow")
@@ -189,13 +191,20 @@ class _Teacher:
 
     def _answer(self, request: dict[str, Any], key: str, sample: int) -> str:
         seed = int(_uniform(self.seed, "answer", key, sample) * 2**32)
-        share = self.faults.wrong_facts
-        if not share or request.get("kind") != "generate":
-            return self.answer(request, seed)
-        from mediflow.clinic.wrong import answer_wrongly
+        faults, kind = self.faults, request.get("kind")
+        if kind == "generate" and faults.wrong_facts:
+            from mediflow.clinic.wrong import answer_wrongly
 
-        rng = random.Random(f"wrong facts {self.faults.seed} {key} {sample}")
-        text, planted = answer_wrongly(self.answer, request, seed, share, rng)
+            rng = random.Random(f"wrong facts {faults.seed} {key} {sample}")
+            text, planted = answer_wrongly(self.answer, request, seed, faults.wrong_facts, rng)
+        elif kind == "question" and (faults.wrong_key or faults.repeated):
+            from mediflow.clinic.quizzes import misanswer
+
+            rng = random.Random(f"misanswer {faults.seed} {key} {sample}")
+            written = self.answer(request, seed)
+            text, planted = misanswer(written, request, faults.wrong_key, faults.repeated, rng)
+        else:
+            return self.answer(request, seed)
         # In the log alone: the reply says no more than a real teacher's would.
         self._note({"key": key, "sample": sample, "planted": planted})
         return text

@@ -25,37 +25,40 @@ def ask(task: str, note: Note, patient: Patient, rng: random.Random) -> Exchange
 
 def question(patient: Patient, statements: Sequence[Statement], rng: random.Random) -> tuple[str, str]:
     """A question about one of the statements and its short answer."""
+    return rng.choice([pair for statement in statements for pair in questions_on(statement)])
+
+
+def questions_on(s: Statement) -> list[tuple[str, str]]:
+    """Every question that one statement answers, each with its short answer."""
     asked = []
-    for s in statements:
-        if s.kind == "imaging":
-            region, size, finding, side = s.values
-            asked += [
-                (f"On which side is the {finding}?", side),
-                (f"How large is the {finding}?", size),
-                (f"What does the imaging of the {region} show?", finding),
-                (f"Is there a {finding}?", "yes"),
-            ]
-        elif s.kind == "imaging_absent":
-            asked.append((f"Is there a {s.values[0]}?", "no"))
-        elif s.kind == "lab":
-            asked += [
-                (f"What was the {s.values[0]}?", f"{s.values[1]} {s.values[2]}"),
-                (f"Is the {s.values[0]} high, low or normal?", s.values[3]),
-            ]
-        elif s.kind in {"treatment", "medication"} and s.values:
-            asked += [
-                (f"What is the dose of {s.values[0]}?", f"{s.values[1]} {s.values[2]}"),
-                (f"How often is {s.values[0]} taken?", s.values[3]),
-                (f"Which drug is given for {s.values[4]}?", s.values[0]),
-            ]
-        elif s.kind == "vital":
-            asked.append((f"What is the {s.values[0]}?", s.values[1]))
-        elif s.kind == "follow_up":
-            asked.append(("When is the follow-up?", f"in {s.values[0]}"))
-        elif s.kind == "presentation":
-            asked += [("What is the main complaint?", s.values[2]), ("For how many days?", s.values[3])]
-        asked += s.asked
-    return rng.choice(asked)
+    if s.kind == "imaging":
+        region, size, finding, side = s.values
+        asked += [
+            (f"On which side is the {finding}?", side),
+            (f"How large is the {finding}?", size),
+            (f"What does the imaging of the {region} show?", finding),
+            (f"Is there a {finding}?", "yes"),
+        ]
+    elif s.kind == "imaging_absent":
+        asked.append((f"Is there a {s.values[0]}?", "no"))
+    elif s.kind == "lab":
+        asked += [
+            (f"What was the {s.values[0]}?", f"{s.values[1]} {s.values[2]}"),
+            (f"Is the {s.values[0]} high, low or normal?", s.values[3]),
+        ]
+    elif s.kind in {"treatment", "medication"} and s.values:
+        asked += [
+            (f"What is the dose of {s.values[0]}?", f"{s.values[1]} {s.values[2]}"),
+            (f"How often is {s.values[0]} taken?", s.values[3]),
+            (f"Which drug is given for {s.values[4]}?", s.values[0]),
+        ]
+    elif s.kind == "vital":
+        asked.append((f"What is the {s.values[0]}?", s.values[1]))
+    elif s.kind == "follow_up":
+        asked.append(("When is the follow-up?", f"in {s.values[0]}"))
+    elif s.kind == "presentation":
+        asked += [("What is the main complaint?", s.values[2]), ("For how many days?", s.values[3])]
+    return [*asked, *s.asked]
 
 
 def hypothesis(statements: Sequence[Statement], patient: Patient, label: str, rng: random.Random) -> tuple[str, str]:

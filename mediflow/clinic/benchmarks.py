@@ -80,14 +80,7 @@ def meqsum_rows(patients: Sequence[Patient], seed: str) -> list[dict[str, str]]:
         rng = random.Random(f"meqsum {seed} {patient.id}")
         disease, drug, symptom = patient.main, patient.new_medication.drug, patient.symptoms[0]
         who = rng.choice(("mother", "father", "husband", "sister", "son"))
-        asked, summary = rng.choice(
-            (
-                (f"Could the {drug} cause {symptom}?", f"Can {drug} cause {symptom}?"),
-                (f"What can be done about the {disease.name}?", f"What are the treatments for {disease.name}?"),
-                (f"What are the signs of {disease.name}?", f"What are the symptoms of {disease.name}?"),
-                (f"How often must {drug} be taken?", f"What is the dosage of {drug}?"),
-            )
-        )
+        asked, summary = rng.choice(inquiries(disease.name, drug, symptom))
         sentences = [
             f"My {who} is {patient.age} years old.",
             f"My {who} was told it is {disease.name}.",
@@ -102,6 +95,16 @@ def meqsum_rows(patients: Sequence[Patient], seed: str) -> list[dict[str, str]]:
         chq = " ".join([hello, *sentences[:3], asked, thanks])
         rows.append({"File": f"{patient.id}.txt", "CHQ": chq, "Summary": summary})
     return rows
+
+
+def inquiries(disease: str, drug: str, symptom: str) -> tuple[tuple[str, str], ...]:
+    """What a consumer may ask, each with its summary as one short question."""
+    return (
+        (f"Could the {drug} cause {symptom}?", f"Can {drug} cause {symptom}?"),
+        (f"What can be done about the {disease}?", f"What are the treatments for {disease}?"),
+        (f"What are the signs of {disease}?", f"What are the symptoms of {disease}?"),
+        (f"How often must {drug} be taken?", f"What is the dosage of {drug}?"),
+    )
 
 
 def medec_rows(patients: Sequence[Patient], seed: str) -> list[dict[str, Any]]:

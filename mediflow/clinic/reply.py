@@ -12,12 +12,14 @@ from mediflow.checking.verify import verify
 from mediflow.clinic.answers import LABELS
 from mediflow.clinic.generating import generate
 from mediflow.clinic.knowledge import load_knowledge
+from mediflow.clinic.quizzes import write_questions
+from mediflow.clinic.reading import choose
 
 CRITERIA = ("quality", "alignment", "coherence", "realism", "difficulty")
 
 
 def reply(request: dict[str, Any], seed: int) -> str:
-    """Answer one request of kind generate, judge, induce_error or pit; the same request and seed, the same text.
+    """Answer one request of a kind in KINDS; the same request and seed, the same text.
 
     Raises KeyError or TypeError for a request that it does not understand.
     """
@@ -196,4 +198,6 @@ KINDS: dict[str, Callable[[dict[str, Any], random.Random], str]] = {
     "judge": _judge,
     "induce_error": _induce_error,
     "pit": _pit,
+    "question": write_questions,
+    "choose": choose,
 }
