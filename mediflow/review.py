@@ -35,7 +35,7 @@ GRACE_SECONDS = 2
 class Config(BaseConfig):
     """What is reviewed, by whom, where."""
 
-    positional: ClassVar[str] = "folder"
+    positional: ClassVar = ("folder",)
 
     folder: Path = Field(description="a folder of mediflow.curate or mediflow.generate")
     out: Path = execution(Path("out/mediflow/review"), "decisions go to a folder in here, named as the folder reviewed")

@@ -49,7 +49,7 @@ A comment tells others why. Discard what you cannot judge.
 class Config(BaseConfig):
     """What goes out or comes in."""
 
-    positional: ClassVar[str] = "folder"
+    positional: ClassVar = ("folder",)
 
     folder: Path = Field(description="a folder of mediflow.curate or mediflow.generate")
     out: Path = execution(

@@ -87,14 +87,9 @@ def _run(command: Command[C], description: str, arguments: Sequence[str] | None)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.default_int_handler)
     given = _parser(command, description).parse_intermixed_args(arguments)
-    settings = [given.recipe, *given.override] if given.recipe else []
-    recipe = Path(settings.pop(0)) if settings and "=" not in settings[0] else None
+    recipe, settings = _read_words([given.recipe, *given.override] if given.recipe else [], command.config.positional)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it tells of every single request
-    positional = command.config.positional
-    if positional and recipe is not None and recipe.suffix not in (".yml", ".yaml", ".json"):
-        settings.insert(0, f"{positional}={json.dumps(str(recipe))}")
-        recipe = None
     config = load(command.config, recipe, settings)
     if getattr(given, "plan", False):
         print(_planner(command)(config))
@@ -111,9 +106,23 @@ def _run(command: Command[C], description: str, arguments: Sequence[str] | None)
         print(made)
 
 
+def _read_words(words: list[str], positional: Sequence[str]) -> tuple[Path | None, list[str]]:
+    """The recipe, where the first word is one, and the settings: words without `=` give those in `positional`."""
+    recipe = None
+    if words and "=" not in words[0] and (not positional or Path(words[0]).suffix in (".yml", ".yaml", ".json")):
+        recipe, words = Path(words[0]), words[1:]
+    given = []
+    for name in positional:
+        if words and "=" not in words[0]:
+            given.append(f"{name}={json.dumps(words[0])}")
+            words = words[1:]
+    return recipe, [*given, *words]
+
+
 def _parser(command: Command[C], description: str) -> argparse.ArgumentParser:
     fields = "\n".join(field_lines(command.config))
-    first = f"[recipe.yml | {command.config.positional.upper()}]" if command.config.positional else "[recipe.yml]"
+    words = " ".join(command.config.positional).upper()
+    first = f"[recipe.yml | {words}]" if words else "[recipe.yml]"
     parser = argparse.ArgumentParser(
         prog=f"medsmith {command.name}",
         usage=f"medsmith {command.name} {first} [key=value …]",

@@ -49,8 +49,8 @@ class Config(Block):
     schema_version: ClassVar[int] = 1
     libraries: ClassVar[tuple[str, ...]] = ()
     """Distributions whose version changes the result, e.g. ("torch", "trl")."""
-    positional: ClassVar[str] = ""
-    """The setting that a first argument without `=` gives, where it is not a recipe."""
+    positional: ClassVar[tuple[str, ...]] = ()
+    """The settings that first arguments without `=` give, in this order, where the first is not a recipe."""
 
     foreign: ClassVar[dict[str, str]] = {}
     """Keys of another command's recipes that are likely given by mistake, with what to say then."""

@@ -1,64 +1,197 @@
-"""Two evaluations side by side: counts and p by hand, and refusal of what cannot be compared."""
+"""Two evaluations side by side: counts and p by hand, verdicts of planted gains, refusal of what cannot be compared."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from eval.compare import Config, main
+from eval.compare import Config, main, turned, verdict
+from eval.statistics import Difference
+from medsmith.cli import main as command_line
 from medsmith.errors import UserError
-from medsmith.records import read_json, read_jsonl, write_json, write_jsonl
+from medsmith.records import content_id, read_json, read_jsonl, write_json, write_jsonl
+
+ENTRY = {
+    "version": 1, "metric": "accuracy", "slice_mean": False, "settings": {"shots": 0}, "access": "open",
+    "simulated": False,
+}  # fmt: skip
 
 
-def evaluation(folder: Path, scores: list[float], **entry: Any) -> Path:
-    """An evaluation of one benchmark, as eval.run writes it."""
-    rows = [
-        {
-            "benchmark": "medec",
-            "id": f"{n}",
-            "group": f"{n}",
-            "prompt": "?",
-            "output": f"{score}",
-            "gold": "1",
-            "score": score,
-        }
-        for n, score in enumerate(scores)
-    ]
+def sample(key: str, score: float, **more: Any) -> dict[str, Any]:
+    """One right-or-wrong item, as eval.run writes it."""
+    row = {
+        "benchmark": "medec", "id": key, "group": key, "slice": "", "weight": 1, "prompt": "?", "output": f"{score}",
+        "answer": "1", "gold": "1", "score": score, "scores": {"accuracy": score}, "counts": {}, "unreadable": False,
+    }  # fmt: skip
+    return row | more
+
+
+def evaluation(folder: Path, rows: list[dict[str, Any]], entries: dict[str, Any] | None = None, **top: Any) -> Path:
+    """An evaluation, as eval.run writes it."""
     write_jsonl(folder / "samples.jsonl", rows)
-    benchmark = {"version": 1, "metric": "accuracy", "settings": {"shots": 0}} | entry
-    write_json(folder / "result.json", {"model": folder.name, "protocol": "strict", "benchmarks": {"medec": benchmark}})
+    entries = entries or {"medec": {}}
+    benchmarks = {name: ENTRY | entry for name, entry in entries.items()}
+    write_json(folder / "result.json", {"model": folder.name, "protocol": "strict", "benchmarks": benchmarks, **top})
     return folder
+
+
+def of_scores(scores: list[float], **more: Any) -> list[dict[str, Any]]:
+    return [sample(str(n), score, **more) for n, score in enumerate(scores)]
 
 
 def test_differences_and_changed_items(tmp_path: Path) -> None:
     """Of 20 items 6 turn right and none wrong: +0.3, p = 2/64 (McNemar); a lost item stands before the gained ones."""
-    before = evaluation(tmp_path / "base", [0.0] * 19 + [1.0])
-    after = evaluation(tmp_path / "sft", [1.0] * 6 + [0.0] * 13 + [1.0])
+    before = evaluation(tmp_path / "base", of_scores([0.0] * 19 + [1.0]))
+    after = evaluation(tmp_path / "sft", of_scores([1.0] * 6 + [0.0] * 13 + [1.0]))
     out = main(Config(out=tmp_path / "out", before=before, after=after))
     found = read_json(out / "compare.json")
     entry = found["benchmarks"]["medec"]
     assert (found["before"], found["after"]) == ("base", "sft")
+    assert (entry["before"], entry["after"]) == (0.05, 0.35)
     assert (entry["value"], entry["n"], entry["up"], entry["down"]) == (pytest.approx(0.3), 20, 6, 0)
-    assert entry["p"] == pytest.approx(2 / 64)
-    assert entry["low"] > 0 and entry["detectable"] > 0.2
+    assert entry["p"] == pytest.approx(2 / 64) and entry["test"] == "McNemar, exact"
+    assert entry["agreement"] == 14 / 20
+    assert entry["low"] > 0 and entry["verdict"] == "real gain"
+    assert entry["detectable"] == pytest.approx(0.3, abs=0.06)  # and never below 6 of 20 items
 
-    worse = evaluation(tmp_path / "dpo", [1.0] * 6 + [0.0] * 14)
-    rows = list(read_jsonl(main(Config(out=tmp_path / "two", before=before, after=worse)) / "changed.jsonl"))
+    worse = evaluation(tmp_path / "dpo", of_scores([1.0] * 6 + [0.0] * 14))
+    out = main(Config(out=tmp_path / "two", before=before, after=worse))
+    rows = list(read_jsonl(out / "changed.jsonl"))
     assert [(row["id"], row["change"]) for row in rows] == [("19", -1.0), *((str(n), 1.0) for n in range(6))]
+    assert [row["turned"] for row in rows[:2]] == ["right → wrong", "wrong → right"]
+    assert "| medec | 19 | right → wrong | 1 | 1.0 | 0.0 |" in (out / "compare.md").read_text()
+
+
+def test_verdicts_of_planted_gains_survive_correction_or_not(tmp_path: Path) -> None:
+    """Of three benchmarks one gains 10 of 40 items, one 6 (p = 1/32, too much by chance of three), one nothing."""
+    rows: dict[str, list[dict[str, Any]]] = {"base": [], "sft": []}
+    for name, gained in {"icd10cm": 10, "medec": 6, "mednli": 0}.items():
+        for n in range(40):
+            rows["base"].append(sample(str(n), 0.0, benchmark=name))
+            rows["sft"].append(sample(str(n), float(n < gained), benchmark=name))
+    entries: dict[str, Any] = {name: {} for name in ("icd10cm", "medec", "mednli")}
+    folders = [evaluation(tmp_path / name, part, entries) for name, part in rows.items()]
+    found = read_json(main(Config(out=tmp_path / "out", before=folders[0], after=folders[1])) / "compare.json")
+    told = {name: (entry["verdict"], entry["p_corrected"]) for name, entry in found["benchmarks"].items()}
+    assert told["icd10cm"] == ("real gain", pytest.approx(3 * 2 / 2**10))
+    assert told["medec"] == ("weak gain", pytest.approx(2 * 2 / 2**6))
+    assert told["mednli"] == ("noise", 1.0)
+    assert found["benchmarks"]["mednli"]["detectable"] is None  # nothing differs: nothing is known of the spread
+
+    average = found["average"]
+    assert average["value"] == pytest.approx(16 / 120) and average["verdict"] == "real gain"
+    assert (average["datasets_gained"]["value"], average["of"]) == (2, 3)
+    assert average["cv"]["value"] == pytest.approx(0.12583 / (16 / 120), abs=1e-3)  # gains 0.25, 0.15, 0 by hand
+
+    lenient = Config(out=tmp_path / "bh", before=folders[0], after=folders[1], correction="benjamini_hochberg")
+    found = read_json(main(lenient) / "compare.json")
+    assert found["benchmarks"]["medec"]["verdict"] == "real gain"  # 1/32 · 3/2 = 0.047
+    assert "(Benjamini–Hochberg)" in (tmp_path / "bh" / "compare.md").read_text()
+
+
+def test_pooled_and_secondary_metrics_are_compared_as_such(tmp_path: Path) -> None:
+    """The headline is the F1 of summed counts, not the mean of items; a secondary metric has its own line."""
+    rows = []
+    for hits in ([1, 8], [2, 8]):
+        part = [
+            sample(str(n), found, scores={"exact": float(found == 8)}, counts={"f1_micro": [found, total, total]})
+            for n, (found, total) in enumerate(zip(hits, [2, 8], strict=True))
+        ]
+        rows.append([row | {"id": f"{copy}-{row['id']}", "group": f"{copy}"} for copy in range(8) for row in part])
+    metric = {"medec": {"metric": "f1_micro"}}
+    folders = [evaluation(tmp_path / name, part, metric) for name, part in zip("ab", rows, strict=True)]
+    entry = read_json(main(Config(out=tmp_path / "out", before=folders[0], after=folders[1])) / "compare.json")[
+        "benchmarks"
+    ]["medec"]
+    assert (entry["before"], entry["after"]) == (0.9, 1.0)  # the mean of the items' F1s rises from 0.75
+    assert (entry["n"], entry["groups"], entry["p"]) == (16, 8, 2 / 2**8)
+    assert entry["verdict"] == "real gain"
+    assert entry["secondary"]["exact"]["value"] == 0 and entry["secondary"]["exact"]["verdict"] == "noise"
+
+
+def test_too_few_groups_are_not_tested(tmp_path: Path) -> None:
+    """Forty items of five patients, all gained: p is 2/32 at best, so nothing is claimed; one group: no interval."""
+    for patients, low in ((5, 1.0), (1, None)):
+        groups = [str(n % patients) for n in range(40)]
+        folders = [
+            evaluation(tmp_path / f"{name}{patients}", [
+                sample(str(n), score, group=group) for n, group in enumerate(groups)
+            ])
+            for name, score in (("a", 0.0), ("b", 1.0))
+        ]  # fmt: skip
+        out = main(Config(out=tmp_path / f"out{patients}", before=folders[0], after=folders[1]))
+        entry = read_json(out / "compare.json")["benchmarks"]["medec"]
+        assert (entry["value"], entry["verdict"], entry["p_corrected"], entry["low"]) == (1.0, "not tested", None, low)
+        assert f"medec is not tested: of {patients} independent groups" in (out / "compare.md").read_text()
+
+
+def test_texts_of_credentialed_sets_stay_out(tmp_path: Path) -> None:
+    """A digest is never shown as a text; texts that an evaluation kept are copied only where asked for again."""
+    hidden = {"prompt": "sha256:1f", "output": "sha256:2f", "gold": f"sha256:{content_id('secret')}"}
+    kept = {"prompt": "secret", "output": "secret", "gold": "secret"}
+    entry = {"medec": {"access": "credentialed"}}
+    before = evaluation(tmp_path / "a", of_scores([0.0] * 8, **hidden), entry)
+    for name, more in (("digests", hidden), ("texts", kept)):
+        after = evaluation(tmp_path / name, of_scores([1.0] * 8, **more), entry)
+        out = main(Config(out=tmp_path / f"out-{name}", before=before, after=after))
+        written = "".join((out / file).read_text() for file in ("compare.json", "compare.md", "changed.jsonl"))
+        assert "secret" not in written and "sha256" not in written and "(withheld)" in written
+    out = main(Config(out=tmp_path / "asked", before=before, after=after, keep_text=True))
+    first = next(read_jsonl(out / "changed.jsonl"))
+    assert (first["before"], first["after"], first["gold"]) == (None, "secret", None)
 
 
 def test_unlike_evaluations_are_refused(tmp_path: Path) -> None:
-    """Other items, another version, other settings: each named."""
-    before = evaluation(tmp_path / "a", [0.0, 1.0])
-    unlike: list[tuple[str, list[float], dict[str, Any], str]] = [
-        ("b", [0.0], {}, "in only one of the two"),
-        ("c", [0.0, 1.0], {"version": 2}, "medec: version is 1 in one and 2 in the other"),
-        ("d", [0.0, 1.0], {"settings": {"shots": 3}}, "settings is"),
+    """Other items, another gold, version, metric, settings, protocol, benchmark: each named in one line."""
+    before = evaluation(tmp_path / "a", of_scores([0.0, 1.0]))
+    right = of_scores([0.0, 1.0])
+    unlike: list[tuple[list[dict[str, Any]], dict[str, Any], dict[str, Any], str]] = [
+        (right[:1], {}, {}, "medec: 1 items are in only one of the two"),
+        ([right[0], right[1] | {"gold": "2"}], {}, {}, "medec: item '1' is another in the two"),
+        ([right[0], right[1] | {"group": "0"}], {}, {}, "medec: item '1' is another in the two"),
+        (right, {"medec": {"version": 2}}, {}, "medec: version is 1 in one and 2 in the other"),
+        (right, {"medec": {"metric": "exact"}}, {}, "medec: metric is accuracy in one and exact in the other"),
+        (right, {"medec": {"settings": {"shots": 3}}}, {}, "settings is"),
+        (right, {"mednli": {}}, {}, "only one of the two was asked medec, mednli"),
+        (right, {}, {"protocol": "clue"}, "protocols strict and clue differ"),
     ]
-    for name, scores, entry, message in unlike:
+    for number, (rows, entries, top, message) in enumerate(unlike):
+        after = evaluation(tmp_path / str(number), rows, entries, **top)
         with pytest.raises(UserError, match=message):
-            main(
-                Config(out=tmp_path / f"out-{name}", before=before, after=evaluation(tmp_path / name, scores, **entry))
-            )
+            main(Config(out=tmp_path / f"out-{number}", before=before, after=after))
+    old = evaluation(tmp_path / "old", right)
+    write_json(old / "result.json", {"model": "old", "protocol": "strict", "benchmarks": {"medec": {"version": 1}}})
+    with pytest.raises(UserError, match="an evaluation of an older version"):
+        main(Config(out=tmp_path / "out-old", before=before, after=old))
+
+
+def test_two_folders_on_the_command_line_are_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`medsmith eval.compare A B` compares B against A, into a folder named after both."""
+    before = evaluation(tmp_path / "eval" / "base", of_scores([0.0] * 8))
+    after = evaluation(tmp_path / "eval" / "sft", of_scores([1.0] * 8))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    command_line(["eval.compare", str(before), str(after)])
+    assert capsys.readouterr().out.strip() == "out/compare/base-sft"
+    assert read_json(tmp_path / "out/compare/base-sft/compare.json")["benchmarks"]["medec"]["value"] == 1.0
+    assert Config.model_validate({"before": "x/one", "after": "y/one"}).out == Path("out/compare/x-one-y-one")
+    with pytest.raises(SystemExit):
+        command_line(["eval.compare", str(before)])
+    assert "'after': Field required" in capsys.readouterr().err
+
+
+def test_words() -> None:
+    """A metric of which less is better gains by falling; a score that moves is higher or lower, not right."""
+    fell = Difference(-0.1, -0.2, -0.05, 0.001, 100, 100, 0.1, "")
+    assert [verdict(fell, 0.001), verdict(fell, 0.001, loss=True), verdict(fell, 0.2)] == [
+        "real loss", "real gain", "weak loss",
+    ]  # fmt: skip
+    assert verdict(fell, None) == "not tested"
+    assert [turned(1, 0), turned(0, 1), turned(0.2, 0.9), turned(1, 0.5)] == [
+        "right → wrong", "wrong → right", "higher", "lower",
+    ]  # fmt: skip
