@@ -1,0 +1,100 @@
+"""Shares of flagged items, and what models score with all items and without the flagged ones."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eval.benchmark import Item, load_benchmark
+from eval.metrics import table_of
+from eval.statistics import Table, estimate, ratio
+from medsmith.errors import UserError
+from medsmith.intervals import wilson
+from medsmith.records import read_json, read_jsonl
+from medsmith.run import require_finished
+
+
+def share_of(ids: Collection[str], items: Sequence[Item], seed: int) -> dict[str, Any]:
+    """How many items, and their share with its interval: Wilson's, or over groups where items are not alone."""
+    flags = [item.id in ids for item in items]
+    groups = [item.group for item in items]
+    if len(set(groups)) == len(groups):
+        found = wilson(sum(flags), len(flags))
+    else:
+        counts = np.array([[flag, 1] for flag in flags], dtype=float)
+        found = estimate(Table([item.id for item in items], groups, counts, ratio), seed)
+    return {"items": sum(flags), **found._asdict()}
+
+
+def read_effects(
+    folders: Sequence[Path], items: dict[str, list[Item]], flagged: dict[str, set[str]], protocol: str, seed: int
+) -> list[dict[str, Any]]:
+    """Every model and benchmark: the headline over all items, over the clean ones, and the difference.
+
+    Raises:
+        UserError: an evaluation under another protocol, of none of these benchmarks, or of items that they do not have.
+    """
+    found = []
+    for folder in folders:
+        require_finished(folder)
+        result = read_json(folder / "result.json")
+        if result["protocol"] != protocol:
+            raise UserError(f"{folder}: evaluated under protocol {result['protocol']}, the suite has {protocol}")
+        samples: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        for row in read_jsonl(folder / "samples.jsonl"):
+            samples[row["benchmark"]].append(row)
+        shared = [name for name in items if name in result["benchmarks"]]
+        if not shared:
+            raise UserError(f"{folder} evaluates none of {', '.join(items)}; give an evaluation of these benchmarks")
+        for name in shared:
+            unknown = {row["id"] for row in samples[name]} - {item.id for item in items[name]}
+            if unknown:
+                raise UserError(
+                    f"{folder}: {name} has the item '{min(unknown)}', the given data have not; give the same"
+                )
+            by_slice = bool(getattr(load_benchmark(name, protocol), "SLICE_MEAN", False))
+            metric = result["benchmarks"][name]["metric"]
+            said = {"model": result["model"], "benchmark": name, "metric": metric}
+            found.append(said | effect(samples[name], flagged[name], metric, by_slice, seed))
+    return found
+
+
+def effect(
+    samples: Sequence[dict[str, Any]], flagged: Collection[str], metric: str, by_slice: bool, seed: int
+) -> dict[str, Any]:
+    """The value over all items, over the clean ones (None: there are none), and clean minus all.
+
+    The two are drawn together, group by group: clean items are in both.
+    """
+    table = table_of(samples, metric, by_slice)
+    clean = np.array([key not in flagged for key in table.ids], dtype=bool)
+    found: dict[str, Any] = {"all": _value(table, seed), "clean": None, "difference": None}
+    if clean.any():
+        found["clean"] = _value(_where(table, clean), seed)
+        size = table.counts.shape[1]
+
+        def apart(sums: NDArray[Any]) -> NDArray[Any]:
+            return table.value(sums[..., size:]) - table.value(sums[..., :size])
+
+        both = np.concatenate([table.counts, table.counts * clean[:, None]], axis=1)
+        found["difference"] = estimate(Table(table.ids, table.groups, both, apart), seed)._asdict()
+    return found
+
+
+def _where(table: Table, kept: NDArray[np.bool_]) -> Table:
+    places = np.flatnonzero(kept).tolist()
+    return Table(
+        [table.ids[place] for place in places],
+        [table.groups[place] for place in places],
+        table.counts[kept],
+        table.value,
+    )
+
+
+def _value(table: Table, seed: int) -> dict[str, Any]:
+    return {"n": len(table.ids), **estimate(table, seed)._asdict()}

@@ -1,0 +1,100 @@
+"""Training data as a stream of rows: what a folder holds that was trained on, and every text of a row.
+
+Nothing but the row at hand is in memory, so training data may be larger than it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from medsmith.digests import VOLATILE_FILES, VOLATILE_FOLDERS
+from medsmith.errors import UserError
+from medsmith.records import read_jsonl
+
+TABLES = (".jsonl", ".parquet")
+TEXTS = (".txt", ".md")
+TRAINED_ON = ("train.jsonl", "rows.jsonl")
+"""Of a folder that holds one of these, nothing else was trained on: not what was held out or dropped."""
+PARQUET_ROWS = 5_000
+CHUNK = 1 << 22
+
+
+class TrainingRow(NamedTuple):
+    """One row: its file, its id (its number from 1 where it has none), its values (a text file has one, `text`)."""
+
+    file: str
+    id: str
+    values: dict[str, Any]
+
+
+def training_files(path: Path) -> list[Path]:
+    """The files that were trained on: of a curate, pair or corpus folder its training part, else all that is read.
+
+    Raises:
+        UserError: nothing there, or nothing that can be read.
+    """
+    if path.is_file():
+        found = [path] if path.suffix in (*TABLES, *TEXTS) else []
+    elif path.is_dir():
+        chosen = [path / name for name in TRAINED_ON if (path / name).is_file()]
+        found = sorted((path / "data").glob("*.parquet")) or chosen[:1] or sorted(_readable(path))
+    else:
+        raise UserError(f"no such training data: {path}")
+    if not found:
+        raise UserError(f"{path} holds no training data that can be read; give {', '.join((*TABLES, *TEXTS))}")
+    return found
+
+
+def count_rows(file: Path) -> int:
+    """The rows of a file, without reading them one by one."""
+    if file.suffix == ".parquet":
+        import pyarrow.parquet
+
+        return int(pyarrow.parquet.ParquetFile(file).metadata.num_rows)
+    if file.suffix in TEXTS:
+        return 1
+    with file.open("rb") as lines:
+        return sum(chunk.count(b"\n") for chunk in iter(lambda: lines.read(CHUNK), b""))
+
+
+def read_rows(file: Path) -> Iterator[TrainingRow]:
+    """The rows of a file, one after the other."""
+    for number, values in enumerate(_values(file), 1):
+        key = values.get("id")
+        yield TrainingRow(str(file), str(number) if key is None else str(key), values)
+
+
+def texts_of(value: Any, field: str = "") -> Iterator[tuple[str, str]]:
+    """Every text of a row with the name of its field, at any depth: `messages.1.content`."""
+    if isinstance(value, str):
+        yield field, value
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            yield from texts_of(inner, f"{field}.{key}" if field else str(key))
+    elif isinstance(value, list | tuple):
+        for number, inner in enumerate(value):
+            yield from texts_of(inner, f"{field}.{number}")
+
+
+def _readable(folder: Path) -> Iterator[Path]:
+    for file in folder.rglob("*"):
+        parts = file.relative_to(folder).parts
+        ours = parts[0] in VOLATILE_FOLDERS or file.name in VOLATILE_FILES
+        hidden = any(part.startswith(".") for part in parts)
+        if file.is_file() and file.suffix in (*TABLES, *TEXTS) and not ours and not hidden:
+            yield file
+
+
+def _values(file: Path) -> Iterator[dict[str, Any]]:
+    if file.suffix == ".jsonl":
+        yield from read_jsonl(file)
+    elif file.suffix == ".parquet":
+        import pyarrow.parquet
+
+        for batch in pyarrow.parquet.ParquetFile(file).iter_batches(PARQUET_ROWS):
+            yield from batch.to_pylist()
+    else:
+        # Published texts are UTF-8 but for single stray bytes, which no comparison needs.
+        yield {"text": file.read_text(encoding="utf-8", errors="replace")}
