@@ -74,6 +74,7 @@ class Table:
 
     def right_or_wrong(self) -> bool:
         """Whether every item is right or wrong and alone in its group: a share of independent items."""
+        self._refuse_nothing()
         binary = self.value is ratio and (self.counts[:, 1] == 1).all() and np.isin(self.counts[:, 0], (0, 1)).all()
         return bool(binary) and len(set(self.groups)) == len(self.groups)
 
