@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
+from eval.asking import sample_of
+from eval.benchmark import load_benchmark, names
+from eval.metrics import table_of
+from eval.results import headline
 from mediflow.simulate import Config, main
 from medsmith import run
 from medsmith.records import read_documents
@@ -38,3 +44,57 @@ def test_splits_share_no_item_and_everything_is_labelled_simulated(tmp_path: Pat
     assert not set(rows["train"]) & set(rows["test"])
     assert run.require_finished(folder)["facts"]["simulated"] is True
     assert all("simulated" in d.license for d in read_documents(folder / "corpora/clinical.jsonl"))
+
+
+@pytest.fixture(scope="module")
+def clinic(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return main(Config(out=tmp_path_factory.mktemp("clinic") / "out", **SMALL)) / "benchmarks"
+
+
+# The public code table makes icd10cm, and PubMedQA's articles are real: neither has a twin in the clinic.
+TWINS = [name for name in names() if name not in {"icd10cm", "pubmedqa"}]
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_every_twin_is_read_and_its_gold_is_a_perfect_answer(name: str, clinic: Path) -> None:
+    """The clinic's file is read by the benchmark's loader; the oracle earns 1.0, and an empty text is unreadable."""
+    benchmark = load_benchmark(name)
+    items, _, notes = benchmark.load(clinic / name, "test")
+    samples = [sample_of(name, benchmark, item, "", item.gold) for item in items]
+    table = table_of(samples, headline(benchmark, samples), bool(getattr(benchmark, "SLICE_MEAN", False)))
+
+    assert notes["as_published"] is not True
+    assert table.value(table.counts.sum(0)) == pytest.approx(1.0)
+    empty = [sample_of(name, benchmark, item, "", "") for item in items]
+    assert all(row["unreadable"] and row["reading"] == "empty" for row in empty)
+
+
+def test_the_twins_of_long_records_hold_what_they_say(clinic: Path) -> None:
+    """Twelve patients at most, three questions each in three tasks; the document with the answer holds it."""
+    items = load_benchmark("longhealth").load(clinic / "longhealth", "test").items
+    assert len(items) == 9 * 3 * 3
+    assert {item.slice for item in items} == {"task1", "task2", "task3"}
+    for item in items:
+        letter, options = item.truth["letter"], item.truth["options"]
+        said = item.messages[-1]["content"].partition("QUESTION: ")[0]
+        documents = [text for text in said.split("DOCUMENT ") if f"of patient {item.group}" in text]
+        assert len(documents) == {"task1": 4, "task2": 1, "task3": 0}[item.slice]
+        if item.slice != "task3":
+            assert any(options[letter].removeprefix("in ") in document.lower() for document in documents)
+
+
+def test_the_twins_of_social_history_mark_their_words(clinic: Path) -> None:
+    """Every annotation stands on its words; one note in ten has none."""
+    items = load_benchmark("sdoh").load(clinic / "sdoh", "test").items
+    for item in items:
+        for row in item.truth:
+            words = item.messages[-1]["content"][row["start"] : row["end"]]
+            assert words and (words == row["value"] or row["label"] in {"StatusTime", "StatusEmploy", "TypeLiving"})
+    assert len(load_benchmark("sdoh").load(clinic / "sdoh", "shots").items) == 4
+
+
+def test_a_conversation_of_the_clinic_has_its_speakers_right(clinic: Path) -> None:
+    """No visit looks swapped; all five sections are in the note."""
+    loaded = load_benchmark("aci_bench").load(clinic / "aci_bench", "test")
+    assert (loaded.notes["swapped"], loaded.notes["opened_by_patient"]) == ([], [])
+    assert all("PHYSICAL EXAM\n\nTemperature is" in item.gold for item in loaded.items)

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import random
-import re
-import zipfile
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +20,13 @@ from mediflow.clinic.answers import (
     which_symptom,
 )
 from mediflow.clinic.documents import Note, write_note
+from mediflow.clinic.files import put
 from mediflow.clinic.knowledge import Disease, load_knowledge
 from mediflow.clinic.patients import SIDES, SIZES, Patient, draw_patients
+from mediflow.clinic.twins import write_twins
 from mediflow.clinic.twins_neighbours import write_neighbours
 from mediflow.clinic.wording import CHOICE, NLI, RADIOLOGY
 from mediflow.taxonomy import WHOLE, DocumentType, load_taxonomy
-from medsmith.records import write_jsonl
 
 MEDEC_COLUMNS = ("Text ID", "Text", "Sentences", "Error Flag", "Error Type", "Error Sentence ID", "Error Sentence",
                  "Corrected Sentence", "Corrected Text")  # fmt: skip
@@ -183,43 +179,10 @@ def write_benchmarks(folder: Path, patients: Mapping[str, Sequence[Patient]], se
     counts: dict[str, int] = {}
     for split, drawn in patients.items():
         tag = f"{seed} {split}"
-        _count(counts, folder, write_jsonl, f"mednli/mli_{split}_v1.jsonl", mednli_rows(drawn, tag))
-        _count(counts, folder, _write_csv, f"problem_list/{split}.csv", problem_rows(drawn, tag))
+        put(counts, folder, f"mednli/mli_{split}_v1.jsonl", mednli_rows(drawn, tag))
+        put(counts, folder, f"problem_list/{split}.csv", problem_rows(drawn, tag))
         medec = f"medec/MEDEC-MS-{MEDEC_FILES[split]}-with-GroundTruth-and-ErrorType.csv"
-        _count(counts, folder, _write_csv, medec, medec_rows(drawn, tag))
-        _count(counts, folder, write_jsonl, f"rrs_qa/{split}.jsonl", rrs_rows(drawn, tag))
-    _count(counts, folder, _write_xlsx, f"meqsum/{MEQSUM_FILE}", meqsum_rows(patients["test"], f"{seed} test"))
-    return counts | write_neighbours(folder, patients, seed)
-
-
-def _count(counts: dict[str, int], folder: Path, write: Any, name: str, rows: list[dict[str, Any]]) -> None:
-    (folder / name).parent.mkdir(parents=True, exist_ok=True)
-    write(folder / name, rows)
-    counts[name] = len(rows)
-
-
-def _write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def _write_xlsx(path: Path, rows: list[dict[str, Any]]) -> None:
-    """openpyxl stamps the time of writing into the file; a fixed one keeps equal data equal byte for byte."""
-    from openpyxl import Workbook
-
-    book = Workbook()
-    book.properties.created = book.properties.modified = datetime(2025, 1, 1)  # noqa: DTZ001 - the format has no zone
-    sheet = book.active
-    sheet.append(list(rows[0]))
-    for row in rows:
-        sheet.append(list(row.values()))
-    written = io.BytesIO()
-    book.save(written)
-    with zipfile.ZipFile(written) as source, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as target:
-        for item in sorted(source.namelist()):
-            data = source.read(item)
-            if item == "docProps/core.xml":  # openpyxl overwrites `modified` when it saves
-                data = re.sub(rb"(<dcterms:modified[^>]*>)[^<]*", rb"\g<1>2025-01-01T00:00:00Z", data)
-            target.writestr(zipfile.ZipInfo(item, (2025, 1, 1, 0, 0, 0)), data, zipfile.ZIP_DEFLATED)
+        put(counts, folder, medec, medec_rows(drawn, tag))
+        put(counts, folder, f"rrs_qa/{split}.jsonl", rrs_rows(drawn, tag))
+    put(counts, folder, f"meqsum/{MEQSUM_FILE}", meqsum_rows(patients["test"], f"{seed} test"))
+    return counts | write_twins(folder, patients, seed) | write_neighbours(folder, patients, seed)
