@@ -78,10 +78,9 @@ def parse_letter(output: str, letters: Sequence[str]) -> str | None:
     everyday words: "A patient with gout" and "The answer is a patient with gout" name nothing.
     """
     names = "".join(letters)
-    close = r"(?=[\s*_`\"'”’]*(?:$|[).\]:,;!*\n–—-]))"
+    close = r"(?=[\s*_`\"'”’]*(?:$|[).\]:,;!*\n–—]|-(?!\w)))"
     # In a sentence the letters A and I may be words: then a sign has to follow, as it has after a small letter.
-    words = "".join(letter for letter in names if letter not in "AI")
-    named = rf"(?:(?-i:[{words}])(?=\s)|[{names}]{close}|[{names}](?=\s+(?:because|since|as|\()))"
+    named = rf"(?:(?-i:(?![AI])[{names}])(?=\s)|[{names}]{close}|[{names}](?=\s+(?:because|since|as|\()))"
     lead = rf"\W*([{names}]){close}"
     found: list[re.Match[str]] = []
     for pattern in (rf"(?<!\w)answer(?: is|:| would be)*[\W_]*?({named})(?!\w)", rf"\A{lead}"):
