@@ -7,11 +7,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import case_clip
-import case_medqa
-import case_ner
-import case_radqa
-import case_triage
 import numpy as np
 import pytest
 
@@ -23,6 +18,7 @@ from eval.parsing import parse_letter
 from eval.results import item_score
 from medsmith.errors import UserError
 from medsmith.records import write_jsonl
+from tests import case_clip, case_medqa, case_ner, case_radqa, case_triage
 
 APPOINTMENT, LAB, MEDICATION = case_clip.APPOINTMENT, case_clip.LAB, case_clip.MEDICATION
 NOTHING = Item("1", "1", ask("", ""), "none", truth=[])
@@ -55,7 +51,7 @@ def test_four_cases_of_an_answer(golds: list[str], output: str, score: float) ->
      ("Not in the report: N/A", "Not in the report: N/A")],
 )  # fmt: skip
 def test_no_answer_is_said(output: str, answer: str | None) -> None:
-    """N/A alone, in its forms, says that there is no answer; an empty output says nothing; other words are an answer."""
+    """N/A alone, in its forms, says that there is no answer; an empty output does not; other words are an answer."""
     assert radqa.parse(output, NOTHING) == answer
 
 
@@ -170,7 +166,7 @@ def test_files_that_do_not_fit_are_named(labels: str, ids: str, match: str, tmp_
 
 @pytest.mark.parametrize(
     ("changes", "match"),
-    [({"options": dict(zip("ABCDE", "abcde", strict=True))}, "row 2 has the options A, B, C, D, E; give the four-option"),
+    [({"options": dict(zip("ABCDE", "abcde", strict=True))}, "row 2 has the options A, B, C, D, E; give the"),
      ({"options": [*"abcde"]}, "row 2 has the options A, B, C, D, E"), ({"answer_idx": "E"}, "answer 'E'"),
      ({"answer_idx": 4}, "answer '4', which is none of A"), ({"answer": "sepsis"}, "'sepsis' is not option A"),
      ({"options": {"A": "a", "B": " ", "C": "c", "D": "d"}}, "an empty option")],
@@ -223,7 +219,8 @@ PAIR = ("aspirin", "Drug")
 @pytest.mark.parametrize(
     ("output", "answer"),
     [('[{"text": "aspirin", "type": "Drug"}]', [PAIR]),
-     ('Here:\n```json\n[{"text": "aspirin", "type": "Drug"}]\n```', [PAIR]), ('{"text": "aspirin", "type": "Drug"}', [PAIR]), ('{"Drug": ["aspirin"], "Disease": []}', [PAIR]),
+     ('Here:\n```json\n[{"text": "aspirin", "type": "Drug"}]\n```', [PAIR]),
+     ('{"text": "aspirin", "type": "Drug"}', [PAIR]), ('{"Drug": ["aspirin"], "Disease": []}', [PAIR]),
      ("Entities:\n- Drug: aspirin.", [PAIR]), ("**Drug**: aspirin; gout", [PAIR, ("gout", "Drug")]), ("[]", []),
      ("None.", []), ("Drug: none", []), ("", None), ('["aspirin"]', None), ('[{"text": 3, "type": "Drug"}]', None),
      ("Drug: aspirin\nI hope that helps.", None), ("Symptom: pain", None), ("aspirin is a drug", None)],
