@@ -31,6 +31,8 @@ class Responses:
 
     engine: Engine
     journal: Journal
+    rows: int = BATCH_ROWS
+    """The most items of a batch."""
 
     def write(self, prompts: Sequence[str], encoded: Sequence[list[int]], max_new_tokens: int, bar: Bar) -> list[Any]:
         """Rows {text, tokens, finish} that continue the prompts, in their order."""
@@ -72,7 +74,7 @@ class Responses:
         answer: Callable[[list[int]], list[dict[str, Any]]],
         bar: Bar,
     ) -> list[Any]:
-        for indices in batches(lengths):
+        for indices in batches(lengths, self.rows):
             if any(keys[index] not in self.journal.rows for index in indices):
                 for index, row in zip(indices, answer(indices), strict=True):
                     self.journal.append({"id": keys[index], **row})
@@ -80,11 +82,11 @@ class Responses:
         return [{name: value for name, value in self.journal.rows[key].items() if name != "id"} for key in keys]
 
 
-def batches(lengths: Sequence[int]) -> Iterator[list[int]]:
+def batches(lengths: Sequence[int], most: int = BATCH_ROWS) -> Iterator[list[int]]:
     """Indices in batches of like length, the longest first: what does not fit into memory fails at once."""
     order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
     while order:
-        rows = max(1, min(BATCH_ROWS, BATCH_TOKENS // max(1, lengths[order[0]])))
+        rows = max(1, min(most, BATCH_TOKENS // max(1, lengths[order[0]])))
         yield order[:rows]
         order = order[rows:]
 
