@@ -36,9 +36,16 @@ def files() -> dict[str, str]:
 
 def kind_of(name: Path) -> str:
     folder = name.parent.as_posix()
-    if folder in {"mediflow/tasks", "mediflow/documents", "pipelines", "merge_recipes", "eval/suites"}:
+    if folder in {
+        "mediflow/tasks",
+        "mediflow/documents",
+        "mediflow/validation_topics",
+        "pipelines",
+        "merge_recipes",
+        "eval/suites",
+    }:
         return folder
-    if folder in {"medsmith", "mediflow/pairing", "mediflow/clinic", "benchmarks"}:
+    if folder in {"medsmith", "mediflow/pairing", "mediflow/clinic", "mediflow/validation", "benchmarks"}:
         return "data"
     return "command" if folder in SEARCHES or "recipes" in name.parts[1:-1] else "unknown"
 
@@ -93,7 +100,9 @@ def commands_of(name: str) -> set[str]:
     users = {step["run"] for step in steps if name in spelled(step.get("recipe", ""), step.get("each", {}))}
     stage, *inner, file = name.split("/")
     place = "/".join([stage, *inner])
-    words = {SEARCHES[place]} if place in SEARCHES else {f"{stage}.{word}" for word in Path(file).stem.split("_")}
+    parts = Path(file).stem.split("_")
+    named = {"_".join(parts[first:last]) for last in range(1, len(parts) + 1) for first in range(last)}
+    words = {SEARCHES[place]} if place in SEARCHES else {f"{stage}.{name}" for name in named}
     return users | (words & {command for command, _ in list_commands()})
 
 
@@ -159,6 +168,13 @@ def test_the_taxonomy_holds_every_task_and_document_file() -> None:
     taxonomy = load_taxonomy()
     assert list(taxonomy.tasks) == [Path(name).stem for name in of_kind("mediflow/tasks")]
     assert list(taxonomy.documents) == [Path(name).stem for name in of_kind("mediflow/documents")]
+
+
+def test_every_topic_of_validation_sets_loads() -> None:
+    """The folder is the list of topics: no file is left out, and each file's name is the name."""
+    from mediflow.validation.topics import load_topics
+
+    assert list(load_topics()) == [Path(name).stem for name in of_kind("mediflow/validation_topics")]
 
 
 @pytest.mark.parametrize("name", of_kind("data"))
