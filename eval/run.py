@@ -45,7 +45,7 @@ log = logging.getLogger("eval.run")
 class Config(medsmith.config.Config):
     """One model on one suite."""
 
-    libraries: ClassVar = ("torch", "transformers", "rouge_score")
+    libraries: ClassVar = ("torch", "transformers")
 
     model: ModelRef = Field(description="a model folder, or a hub id with revision")
     name: str = Field("", description="what tables call the model; empty: the folder's name")

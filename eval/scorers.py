@@ -10,6 +10,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from eval.parsing import split_list
+from eval.rouge import rouge_l, rouge_n, words_of
 
 
 def rouge(answer: str, gold: str) -> dict[str, float]:
@@ -17,9 +18,9 @@ def rouge(answer: str, gold: str) -> dict[str, float]:
 
     A gold of one word has no pair of words, and ROUGE-2 is 0 even for a right answer: it is left out.
     """
-    scores = _rouge_scorer().score(gold, answer)
-    names = ("rouge1", "rouge2", "rougeL") if len(_words(gold)) > 1 else ("rouge1", "rougeL")
-    return {name: float(scores[name].fmeasure) for name in names}
+    true, said = words_of(gold), words_of(answer)
+    scores = {"rouge1": rouge_n(true, said, 1), "rouge2": rouge_n(true, said, 2), "rougeL": rouge_l(true, said)}
+    return scores if len(true) > 1 else {name: scores[name] for name in ("rouge1", "rougeL")}
 
 
 def exact(answer: str, gold: str) -> float:
@@ -146,18 +147,6 @@ def bleu_counts(answer: str, gold: str) -> list[float]:
     """
     found = _bleu().corpus_score([answer], [[gold]])
     return [found.sys_len, found.ref_len, *found.counts, *found.totals]
-
-
-def _words(text: str) -> list[str]:
-    """The words of a text as rouge-score sees them."""
-    return re.findall(r"[a-z0-9]+", text.lower())
-
-
-@functools.cache
-def _rouge_scorer() -> Any:
-    from rouge_score.rouge_scorer import RougeScorer
-
-    return RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=False)
 
 
 @functools.cache

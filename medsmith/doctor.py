@@ -26,7 +26,6 @@ OPTIONAL = {
     "mergekit": "merging",
     "simple_icd_10_cm": "the ICD-10-CM table",
     "openpyxl": "benchmarks that come as xlsx",
-    "rouge_score": "evaluation: ROUGE",
     "sacrebleu": "evaluation: BLEU",
     "bert_score": "evaluation: BERTScore",
     "matplotlib": "the report's pictures",
