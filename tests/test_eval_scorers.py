@@ -59,7 +59,7 @@ def test_exact_forgives_case_and_a_full_stop() -> None:
 
 
 def test_a_repeated_code_counts_once() -> None:
-    """Of I10 three times and a wrong code a published precision is 0.75: here 1 of 2, and F1 2/3 where that one's is 6/7."""
+    """Of I10 three times and a wrong code a published precision is 0.75, its F1 6/7: here they are 1 of 2, and 2/3."""
     assert set_f1(["I10", "I10", "I10", "E11"], ["I10"]) == pytest.approx(2 * 1 / (2 + 1))
     assert counts_f1(["I10", "I10", "I10", "E11"], ["I10"]) == [1, 2, 1]
     assert set_f1([], []) == 1.0
