@@ -12,23 +12,17 @@ from numpy.typing import NDArray
 
 from eval.benchmark import Item, load_benchmark
 from eval.metrics import table_of
-from eval.statistics import Table, estimate, ratio
+from eval.statistics import Table, estimate, plain
 from medsmith.errors import UserError
-from medsmith.intervals import wilson
 from medsmith.records import read_json, read_jsonl
 from medsmith.run import require_finished
 
 
 def share_of(ids: Collection[str], items: Sequence[Item], seed: int) -> dict[str, Any]:
-    """How many items, and their share with its interval: Wilson's, or over groups where items are not alone."""
-    flags = [item.id in ids for item in items]
-    groups = [item.group for item in items]
-    if len(set(groups)) == len(groups):
-        found = wilson(sum(flags), len(flags))
-    else:
-        counts = np.array([[flag, 1] for flag in flags], dtype=float)
-        found = estimate(Table([item.id for item in items], groups, counts, ratio), seed)
-    return {"items": sum(flags), **found._asdict()}
+    """How many items, and their share with its interval."""
+    counts = np.array([[item.id in ids, 1] for item in items], dtype=float)
+    table = Table([item.id for item in items], [item.group for item in items], counts, bounds=(0.0, 1.0))
+    return {"items": int(counts[:, 0].sum()), **plain(estimate(table, seed))}
 
 
 def read_effects(
@@ -75,26 +69,16 @@ def effect(
     clean = np.array([key not in flagged for key in table.ids], dtype=bool)
     found: dict[str, Any] = {"all": _value(table, seed), "clean": None, "difference": None}
     if clean.any():
-        found["clean"] = _value(_where(table, clean), seed)
+        found["clean"] = _value(table.only(set(table.ids) - set(flagged)), seed)
         size = table.counts.shape[1]
 
         def apart(sums: NDArray[Any]) -> NDArray[Any]:
             return table.value(sums[..., size:]) - table.value(sums[..., :size])
 
         both = np.concatenate([table.counts, table.counts * clean[:, None]], axis=1)
-        found["difference"] = estimate(Table(table.ids, table.groups, both, apart), seed)._asdict()
+        found["difference"] = plain(estimate(Table(table.ids, table.groups, both, apart), seed))
     return found
 
 
-def _where(table: Table, kept: NDArray[np.bool_]) -> Table:
-    places = np.flatnonzero(kept).tolist()
-    return Table(
-        [table.ids[place] for place in places],
-        [table.groups[place] for place in places],
-        table.counts[kept],
-        table.value,
-    )
-
-
 def _value(table: Table, seed: int) -> dict[str, Any]:
-    return {"n": len(table.ids), **estimate(table, seed)._asdict()}
+    return {"n": len(table.ids), **plain(estimate(table, seed))}

@@ -97,9 +97,15 @@ def _of(side: dict[str, Any]) -> str:
 
 
 def _percent(interval: dict[str, Any]) -> str:
-    return f"{100 * interval['value']:.1f} % ({100 * interval['low']:.1f} to {100 * interval['high']:.1f})"
+    return f"{100 * interval['value']:.1f} %{_ends(interval, '.1f')}"
 
 
 def _points(interval: dict[str, Any]) -> str:
-    value, low, high = (100 * interval[key] for key in ("value", "low", "high"))
-    return f"{value:+.1f} ({low:+.1f} to {high:+.1f})"
+    return f"{100 * interval['value']:+.1f}{_ends(interval, '+.1f')}"
+
+
+def _ends(interval: dict[str, Any], form: str) -> str:
+    """Of one group of items there is no interval."""
+    if interval["low"] is None:
+        return ""
+    return f" ({100 * interval['low']:{form}} to {100 * interval['high']:{form}})"
