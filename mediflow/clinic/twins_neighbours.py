@@ -1,7 +1,7 @@
 """Miniature twins of six neighbouring benchmarks in their published file formats; every answer follows from the state.
 
-RadQA, CLIP, MedQA, entities, radiology summaries and triage. Seeds are their own: what is added here changes
-nothing else of the clinic. `permuted` makes the negative control: text and answer independent, their shares the same.
+RadQA, CLIP, MedQA, entities, radiology summaries and triage. Seeds are their own: what is added here changes nothing
+else of the clinic. Only the radiology report is the one of `benchmarks.rrs_rows`: a patient has one. `permuted` makes the negative control: text and answer independent, their shares the same.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from mediflow.clinic.answers import choices
-from mediflow.clinic.documents import write_note
+from mediflow.clinic.documents import Note, write_note
 from mediflow.clinic.knowledge import load_knowledge
 from mediflow.clinic.patients import Patient
 from mediflow.clinic.statements import Statement, number
-from mediflow.taxonomy import WHOLE, DocumentType
+from mediflow.taxonomy import WHOLE, DocumentType, load_taxonomy
 from medsmith.records import write_jsonl
 
 SENTENCES = 8
@@ -28,7 +28,6 @@ COURSE = DocumentType(
     "course", "Course", False,
     {"Course": ("presentation", "symptoms", "medications", "diagnosis", "treatment")},
 )  # fmt: skip
-READING = DocumentType("reading", "Reading", False, {"Reading": ("imaging",)})
 CLIP_SPLITS = {"train": "train", "dev": "val", "test": "test"}
 GENDER = {"woman": "F", "man": "M"}
 
@@ -39,12 +38,12 @@ def radqa_data(patients: Sequence[Patient], seed: str) -> dict[str, Any]:
     articles = []
     for place, patient in enumerate(patients):
         rng = random.Random(f"radqa {seed} {patient.id}")
-        statements = write_note(READING, WHOLE, patient, rng).statements
-        context = " ".join(s.text for s in statements)
+        note = _report(patient, seed)
+        context = note.text
         if place % 2:
             asked, answers = f"How large is the {rng.choice([f for f in findings if f not in context])}?", []
         else:
-            asked, text = _spans(statements, patient)
+            asked, text = _spans(note.statements, patient)
             answers = [{"text": text, "answer_start": context.index(text)}]
         asked_of = {"id": f"{patient.id}-1", "question": asked, "answers": answers, "is_impossible": not answers}
         paragraph = {"document_id": f"{patient.id}_O", "context": context, "qas": [asked_of]}
@@ -59,6 +58,12 @@ def _spans(statements: Sequence[Statement], patient: Patient) -> tuple[str, str]
         return f"How large is the {patient.main.finding}?", patient.size
     absent = next(s for s in statements if s.kind == "imaging_absent")
     return "What is ruled out?", absent.values[0]
+
+
+def _report(patient: Patient, seed: str) -> Note:
+    """The findings as `rrs_rows` words them: other wordings would only be more text to keep out of training."""
+    radiology = load_taxonomy().documents["radiology_report"]
+    return write_note(radiology, "Findings", patient, random.Random(f"rrs {seed} {patient.id}"))
 
 
 def clip_rows(patients: Sequence[Patient], seed: str) -> list[dict[str, Any]]:
@@ -151,10 +156,9 @@ def summary_rows(patients: Sequence[Patient], seed: str) -> list[dict[str, str]]
     """Findings in two sentences and the impression that they amount to."""
     rows = []
     for patient in patients:
-        note = write_note(READING, WHOLE, patient, random.Random(f"summary {seed} {patient.id}"))
         seen = f"{patient.size} {patient.main.finding} on the {patient.side}"
         impression = f"{seen[0].upper()}{seen[1:]}." if patient.main.finding else "No acute finding."
-        rows.append({"uid": patient.id, "findings": note.text, "impression": impression})
+        rows.append({"uid": patient.id, "findings": _report(patient, seed).text, "impression": impression})
     return rows
 
 
