@@ -1,7 +1,8 @@
 """Miniature twins of six neighbouring benchmarks in their published file formats; every answer follows from the state.
 
 RadQA, CLIP, MedQA, entities, radiology summaries and triage. Seeds are their own: what is added here changes nothing
-else of the clinic. Only the radiology report is the one of `benchmarks.rrs_rows`: a patient has one. `permuted` makes the negative control: text and answer independent, their shares the same.
+else of the clinic. Only the radiology report is the one of `benchmarks.rrs_rows`: a patient has one.
+`permuted` makes the negative control: text and answer independent, their shares the same.
 """
 
 from __future__ import annotations
