@@ -23,7 +23,7 @@ _LONGEST_CELL = 2**27
 
 # What a data set on the hub is given by. A branch moves: only a commit, or a tag that looks like a version, stays.
 _HUB_DATA = re.compile(r"([A-Za-z0-9][\w.-]*/[\w.-]+)@([\w.-]+)")
-_PINNED = re.compile(r"[0-9a-f]{40}|v?\d+(\.[\w-]+)*")
+_PINNED = re.compile(r"[0-9a-f]{40}|v\d+(\.[\w-]+)*|\d+(\.[\w-]+)+")
 _DATA_FILES = ("*.csv", "*.json", "*.jsonl", "*.parquet", "*.xlsx")
 
 log = logging.getLogger("eval.run")
