@@ -43,6 +43,8 @@ def build_table(models: Sequence[Model], baseline: str, title: str, seed: int) -
     shared = [name for name in names if all(name in model.samples for model in models)]
     if names and not shared:
         raise UserError("no benchmark was answered by all models, so there is no average; evaluate all with one suite")
+    for model in models:
+        _check_intervals(model)
     joint = Joint(models, shared, seed)
     corpora = list(dict.fromkeys(name for model in models for name in model.documents))
     rows = [_model_row(model, base, joint, corpora, seed) for model in models]
@@ -58,6 +60,17 @@ def build_table(models: Sequence[Model], baseline: str, title: str, seed: int) -
         "derived": derived,
         "comparisons": _correct(rows),
     }, joint
+
+
+def _check_intervals(model: Model) -> None:
+    """UserError where a number would stand without its interval."""
+    groups = {name: len(set(table.groups)) for name, table in model.tables.items()}
+    for name, number in [*groups.items(), *((name, len(rows)) for name, rows in model.documents.items())]:
+        if number < 2:
+            raise UserError(
+                f"'{model.name}': all of '{name}' is about one document or patient, so nothing can be said of chance; "
+                "evaluate more of it, or leave it out of the suite"
+            )
 
 
 def paper_row(stage: str, name: str) -> tuple[float, int | None, float | None] | None:

@@ -245,6 +245,8 @@ def _score_table(scored: list[Scored]) -> str:
 def _percent(interval: dict[str, Any] | None) -> str:
     if not interval or interval.get("value") is None:
         return "–"
+    if interval["low"] is None:  # all items are about one document: there is no interval
+        return f"{100 * interval['value']:.1f}"
     return f"{100 * interval['value']:.1f} ({100 * interval['low']:.1f} – {100 * interval['high']:.1f})"
 
 

@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 
 from eval.compare import Config, main, turned, verdict
+from eval.engine import Reply
 from eval.statistics import Difference
 from medsmith.cli import main as command_line
 from medsmith.errors import UserError
 from medsmith.records import content_id, read_json, read_jsonl, write_json, write_jsonl
+from tests.test_eval_run import FakeEngine, data, score
 
 ENTRY = {
     "version": 1, "metric": "accuracy", "slice_mean": False, "settings": {"shots": 0}, "access": "open",
@@ -195,3 +197,32 @@ def test_words() -> None:
     assert [turned(1, 0), turned(0, 1), turned(0.2, 0.9), turned(1, 0.5)] == [
         "right → wrong", "wrong → right", "higher", "lower",
     ]  # fmt: skip
+
+
+class Contradicting(FakeEngine):
+    """Says CONTRADICTION, always readable."""
+
+    def write(self, prompts: list[list[int]], max_new_tokens: int) -> list[Reply]:
+        return [Reply("contradiction", 1, "stop") for _ in prompts]
+
+
+def test_what_eval_run_writes_is_what_is_compared(tmp_path: Path) -> None:
+    """Two engines on 90 pairs of a credentialed set: 27 right against 30, not one of them by both; no text anywhere."""
+    settings = data(tmp_path / "data")
+    folders = [
+        score(tmp_path / engine.fingerprint, engine, settings | {"name": engine.fingerprint})
+        for engine in (FakeEngine("neutral"), Contradicting("contradiction"))
+    ]
+    out = main(Config(out=tmp_path / "out", before=folders[0], after=folders[1]))
+    found = read_json(out / "compare.json")
+    mednli, icd10cm = found["benchmarks"]["mednli"], found["benchmarks"]["icd10cm"]
+    assert (found["before"], found["after"]) == ("neutral", "contradiction")
+    assert (mednli["value"], mednli["up"], mednli["down"]) == (pytest.approx(3 / 90), 30, 27)
+    assert mednli["unreadable"] == {"before": 9, "after": 0} and mednli["verdict"] == "noise"
+    assert mednli["p"] == pytest.approx(0.7914, abs=1e-4)  # 2 P(at most 27 of 57 even tosses)
+    assert (icd10cm["value"], icd10cm["p"], icd10cm["agreement"]) == (0, 1, 1)
+    assert found["average"]["value"] == pytest.approx(1.5 / 90) and found["average"]["datasets_gained"]["value"] == 1
+    written = "".join((out / file).read_text() for file in ("compare.json", "compare.md", "changed.jsonl"))
+    assert "Premise" not in written and "sha256" not in written and written.count("(withheld)") == 3 * 40
+    record = read_json(out / "run.json")
+    assert record["counts"] == {"items": 130, "changed": 57}

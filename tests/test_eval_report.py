@@ -2,6 +2,8 @@ import json
 import math
 import random
 import re
+from collections.abc import Sequence
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,16 @@ import pytest
 from eval import report
 from eval.report_costs import by_command, read_costs
 from eval.report_findings import NO_DIFFERENCE, UNTESTED, find
-from eval.report_inputs import DocumentLikelihood, Entry, Model, Sample, corpus_key, find_runs, load_models
+from eval.report_inputs import (
+    DocumentLikelihood,
+    Entry,
+    Model,
+    Sample,
+    corpus_key,
+    find_runs,
+    headline_table,
+    load_models,
+)
 from eval.report_lineage import GAP, NODE_WIDTH, lay_out
 from eval.report_samples import fate_of, turns
 from eval.report_tables import build_table
@@ -342,6 +353,67 @@ def test_what_does_not_fit_is_refused(entries: list[Entry], tmp_path: Path) -> N
         load_models([base, base], "base")
     with pytest.raises(UserError, match="the baseline 'phi' is none of the models"):
         load_models(entries, "phi")
+
+
+def pooled(name: str, stage: str, hits: Sequence[int], levels: Sequence[float]) -> Model:
+    """A model of eight texts, every second with ten things to find, and of an easy and a hard slice of options."""
+    texts = [
+        {"id": str(n), "group": "", "slice": "", "scores": {}, "unreadable": False, "counts": {"f1_micro": [h, t, t]}}
+        for n, (h, t) in enumerate(zip(hits, [1, 10] * 4, strict=True))
+    ]
+    options = [
+        {"id": str(n), "group": "", "slice": part, "scores": {"accuracy": share}, "unreadable": False, "counts": {}}
+        for part, share, count in (("easy", levels[0], 9), ("hard", levels[1], 3))
+        for n in ([f"{part}{number}" for number in range(count)])
+    ]
+    entry = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 8, "unreadable": 0}
+    result = {"benchmarks": {"sdoh": entry | {"metric": "f1_micro"}, "icd10cm": entry | {"metric": "accuracy"}}}
+    where = Path(name)
+    tables = {
+        "sdoh": headline_table({"metric": "f1_micro", "slice_mean": False}, texts, where),
+        "icd10cm": headline_table({"metric": "accuracy", "slice_mean": True}, options, where),
+    }
+    samples: dict[str, dict[str, Sample]] = {"sdoh": {}, "icd10cm": {}}
+    evaluation: dict[str, Any] = {"facts": {}, "config": {"model": name}, "identity": {"inputs": {}}}
+    return Model(name, stage, None, None, None, evaluation, result, samples, {}, tables)  # type: ignore[arg-type]
+
+
+def test_pooled_metrics_and_slice_means_are_those_of_the_counts() -> None:
+    """Gains by hand: F1 of summed counts 22/44 → 40/44, not the items' mean; slices weigh alike, not by their items."""
+    base = pooled("base", "base", [1, 4, 1, 5, 1, 4, 1, 5], (0.9, 0.3))
+    merge = pooled("merge", "merge", [0, 10] * 4, (0.8, 0.6))
+    table, joint = build_table([base, merge], "base", "t", 0)
+    made = row(table, "merge")
+    assert made["benchmarks"]["sdoh"]["gain"]["value"] == pytest.approx(40 / 44 - 22 / 44)
+    assert made["benchmarks"]["icd10cm"]["gain"]["value"] == pytest.approx((0.8 + 0.6) / 2 - (0.9 + 0.3) / 2)
+    assert made["average"]["value"] == pytest.approx((40 / 44 + 0.7) / 2)
+    assert made["gain"]["value"] == pytest.approx((18 / 44 + 0.1) / 2)
+    assert made["datasets_gained"]["value"] == 2  # by items the options would tie: 0.75 each
+    assert joint.draws.shape == (2000, 2, 2) and joint.draws[:, 0, 0].std() > 0.01
+
+
+def test_models_scored_unlike_or_on_one_document_are_refused(entries: list[Entry], tmp_path: Path) -> None:
+    """Another metric, an evaluation of an older version, a benchmark about one patient: one line with the remedy."""
+    base, merge = entries[0], entries[5]
+    assert isinstance(merge.model, Path)
+    folder = make_evaluation(tmp_path, merge.model, {"mednli": nested(0.5)}, {})
+    changed: list[tuple[dict[str, Any], str]] = [
+        ({"metric": "mean(accuracy)"}, "mednli: metric is mean.accuracy. for 'merge' and accuracy for 'base'"),
+        ({"version": 2}, "mednli: version is 2 for 'merge' and 1 for 'base'"),
+    ]
+    whole = read_json(folder / "result.json")
+    for change, message in changed:
+        entry = whole["benchmarks"]["mednli"] | change
+        write_json(folder / "result.json", whole | {"benchmarks": {"mednli": entry}})
+        with pytest.raises(UserError, match=message):
+            load_models([base, merge.model_copy(update={"evaluation": folder})], "base")
+    with pytest.raises(UserError, match="written by an older version"):
+        headline_table({"metric": "accuracy"}, [], folder)
+    lonely = twins(0, 2)
+    for model in lonely:
+        model.tables["mednli"] = replace(model.tables["mednli"], groups=["p"] * 100)
+    with pytest.raises(UserError, match="all of 'mednli' is about one document or patient"):
+        build_table(lonely, "base", "t", 0)
 
 
 class _Page(HTMLParser):

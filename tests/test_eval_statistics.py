@@ -175,6 +175,9 @@ def test_average_is_flat() -> None:
     found, alone = average([small, large]), estimate(small, [0, 0])
     assert found.value == 0.75
     assert (found.low, found.high) == (pytest.approx((alone.low + 1) / 2), pytest.approx((alone.high + 1) / 2))
+    # Each is drawn by itself: four like the small one are half as uncertain together.
+    together = average([small] * 4)
+    assert (together.high - together.low) * 2 == pytest.approx(alone.high - alone.low, rel=0.1)
     with pytest.raises(UserError, match="no benchmark to average"):
         average([])
 
