@@ -18,7 +18,7 @@ from pydantic import BeforeValidator, Field
 import medsmith.config
 from eval.asking import Task, ask, prepare
 from eval.benchmark import load_benchmark
-from eval.responses import BATCH_ROWS, Responses
+from eval.responses import LOCAL, Responses
 from eval.results import read_corpus, summarise
 from eval.suite import find_suite, load_suite
 from eval.summary import to_markdown
@@ -61,7 +61,8 @@ class Config(medsmith.config.Config):
     learned: LearnedSettings = Field(LearnedSettings(), description="scores that need a model of their own")
     keep_text: bool = Field(False, description="write texts of credentialed benchmarks into samples.jsonl")
     device: str = execution("auto", "auto, cpu or cuda")
-    batch_rows: int = execution(BATCH_ROWS, "items asked at once at most; fewer where they are long")
+    batch_rows: int | None = execution(None, "items asked at once at most; none: what suits the engine")
+    store: Path | None = execution(None, "a folder where runs share answers; none: only those in raw/ of this run")
     threads: int | None = execution(None, "threads of torch; none: OMP_NUM_THREADS, else all cores")
 
 
@@ -90,7 +91,8 @@ def evaluate(config: Config, this: run.Run, engine: Engine) -> Path:
     samples: list[dict[str, Any]] = []
     documents: list[dict[str, Any]] = []
     with Journal(this.folder / "raw" / "responses.jsonl") as journal, Bar("evaluating", total, "items") as bar:
-        responses = Responses(engine, journal, config.batch_rows)
+        size = LOCAL if config.batch_rows is None else LOCAL._replace(rows=config.batch_rows)
+        responses = Responses(engine, journal, size, config.store)
         for task in tasks:
             samples += ask(task, responses, this.folder, bar, withheld=is_withheld(task, config.keep_text))
         window = config.window or min(engine.context, LONGEST_WINDOW)
