@@ -104,7 +104,7 @@ def test_what_decides_an_answer_is_in_its_key(tmp_path: Path) -> None:
 
 
 def test_a_store_answers_other_folders_item_by_item(tmp_path: Path) -> None:
-    """Six of ten were asked elsewhere: four are asked here, none in a third folder, none without the store afterwards."""
+    """Six of ten were asked elsewhere: four are asked here, none in a third folder, none without it later."""
     store = tmp_path / "store"
     first, second, third = Counting(), Counting(), Counting()
     write(tmp_path / "a", first, PROMPTS[:6], store=store)
