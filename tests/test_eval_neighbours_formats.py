@@ -189,6 +189,21 @@ def test_the_balance_of_letters_is_noted(tmp_path: Path) -> None:
     assert len(medqa.load(tmp_path, "shots").items) == 1
 
 
+def test_another_order_changes_letters_and_nothing_else(tmp_path: Path) -> None:
+    """The same questions, options and golds; a model that always says A earns the share of A in either order."""
+    row = {"question": "Which?", "options": {"A": "gout", "B": "asthma", "C": "anemia", "D": "flu"}, "answer_idx": "A"}
+    write_jsonl(tmp_path / "test.jsonl", [row] * 400)
+    items, _, notes = medqa.load(tmp_path, "test")
+    other, _, shuffled = load_benchmark("medqa_shuffled").load(tmp_path, "test")
+
+    assert notes["right_letters"] == {"A": 400}
+    assert shuffled["right_letters"].keys() == {"A", "B", "C", "D"}
+    assert all(abs(count - 100) < 4 * (400 * 3 / 16) ** 0.5 for count in shuffled["right_letters"].values())
+    assert [(a.id, a.messages, a.gold, sorted(a.options)) for a in items] \
+        == [(b.id, b.messages, b.gold, sorted(b.options)) for b in other]  # fmt: skip
+    assert load_benchmark("medqa_shuffled").load(tmp_path, "test").items == other
+
+
 @pytest.mark.parametrize(
     ("output", "letter"), [("(B)", "B"), ("B.", "B"), ("The answer is B", "B"), ("A or B", None), ("A patient", None)]
 )

@@ -35,7 +35,6 @@ def load(path: Path, split: str = "test") -> Loaded:
     """Read the questions; a slice is the step of the examination (`meta_info`), where the file tells it."""
     file = find_split(path, FILES, split, SOURCE)
     dropped: Counter[str] = Counter()
-    letters: Counter[str] = Counter()
     items = []
     rows = read_table(file, ("question", "options", "answer_idx"))
     for number, row in enumerate(rows, 1):
@@ -44,12 +43,16 @@ def load(path: Path, split: str = "test") -> Loaded:
         if len(set(options)) < len(options):
             dropped["two options are alike"] += 1
             continue
-        letters[letter] += 1
         asked = str(row["question"]).strip()
         gold, step = options[LETTERS.index(letter)], str(row.get("meta_info", ""))
         items.append(Item(f"{number:05d}", content_id(asked), ask(SYSTEM, asked), gold, options, step))
-    notes = file_notes({file: len(rows)}, PUBLISHED) | {"right_letters": dict(sorted(letters.items()))}
+    notes = file_notes({file: len(rows)}, PUBLISHED) | {"right_letters": right_letters(items)}
     return loaded(items, dropped, file, notes)
+
+
+def right_letters(items: list[Item]) -> dict[str, int]:
+    """How often each letter is right."""
+    return dict(sorted(Counter(LETTERS[item.options.index(item.gold)] for item in items).items()))
 
 
 def parse(output: str, item: Item) -> str | None:
