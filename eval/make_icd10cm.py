@@ -9,6 +9,10 @@ elsewhere, a model that has read the chosen codes only could tell them by their 
 
 easy: wrong options from other chapters. medium: from the same chapter, another category. hard: the same category, or
 where it is small its nearest neighbours in the same block.
+
+levels_by=distance takes the published set's definition, steps in the tree of codes: easy any other code, medium three
+to five steps away, hard two (codes under the same parent). Unlike there, a code above or below the asked one is never a
+wrong option: its description is often true as well.
 """
 
 from __future__ import annotations
@@ -31,6 +35,7 @@ from medsmith.records import write_jsonl
 LETTERS = "ABCD"
 Level = Literal["easy", "medium", "hard"]
 LEVELS: tuple[Level, ...] = get_args(Level)
+STEPS = {"medium": (3, 4, 5), "hard": (2,)}
 LICENCES = {
     "ICD-10-CM table": "public domain (US government, CDC/NCHS), by the package simple_icd_10_cm (MIT)",
     "questions made by eval.make_icd10cm": "Apache-2.0",
@@ -45,6 +50,9 @@ class Config(medsmith.config.Config):
     prefixes: list[str] = Field([], description="beginnings of the codes to ask about, e.g. [E11, I10]; none: all")
     max_characters: int | None = Field(None, ge=3, description="longest code, without its dot; none: all")
     max_words: int = Field(20, ge=1, description="longest description that is asked about or offered")
+    levels_by: Literal["table", "distance"] = Field(
+        "table", description="what a level is: chapters and categories, or steps in the tree as in the published set"
+    )
     levels: list[Literal["easy", "medium", "hard"]] = Field(
         list(LEVELS), min_length=1, description="kinds of questions"
     )
@@ -63,13 +71,15 @@ class Code:
     block: str
     chapter: str
     place: int
+    path: tuple[str, ...]
+    """The code and all that it lies under, up to its chapter."""
 
 
 def main(config: Config) -> Path:
     """Write test.parquet, dev.parquet and validation.jsonl."""
     with run.start(config, "eval.make_icd10cm") as this:
         codes = list(read_codes(config))
-        pools = _Pools(codes)
+        pools = _Pools(codes, config.levels_by)
         rows: list[dict[str, Any]] = []
         used: set[str] = set()
         level_share = -(-config.validation // len(config.levels))
@@ -113,7 +123,7 @@ def read_codes(config: Config) -> Iterator[Code]:
         if description.casefold() not in seen:
             seen.add(description.casefold())
             ancestors = [code, *table.get_ancestors(code)]
-            yield Code(code, description, bare[:3], ancestors[-2], ancestors[-1], place)
+            yield Code(code, description, bare[:3], ancestors[-2], ancestors[-1], place, tuple(ancestors))
 
 
 def _questions(
@@ -143,7 +153,8 @@ def _questions(
 class _Pools:
     """Codes whose descriptions are wrong answers of a level: never an ancestor or a descendant of the asked one."""
 
-    def __init__(self, codes: list[Code]) -> None:
+    def __init__(self, codes: list[Code], levels_by: str) -> None:
+        self.codes, self.levels_by = codes, levels_by
         self.chapters: dict[str, list[Code]] = defaultdict(list)
         self.blocks: dict[str, list[Code]] = defaultdict(list)
         for code in codes:
@@ -155,6 +166,10 @@ class _Pools:
 
     def of(self, asked: Code, level: str) -> list[Code]:
         """The pool of one code; fewer than three where there is no question of this level about it."""
+        if self.levels_by == "distance":
+            near = self.codes if level == "easy" else self.chapters[asked.chapter]
+            apart = [c for c in near if c.code not in asked.path and asked.code not in c.path]
+            return apart if level == "easy" else [c for c in apart if steps(asked, c) in STEPS[level]]
         if level == "easy":
             return self.elsewhere[asked.chapter]
         if level == "medium":
@@ -164,6 +179,12 @@ class _Pools:
         ]
         same = [c for c in others if c.category == asked.category]
         return same if len(same) >= 3 else sorted(others, key=lambda c: (abs(c.place - asked.place), c.place))[:3]
+
+
+def steps(one: Code, other: Code) -> int:
+    """How many steps up and down the tree lie between two codes of one chapter."""
+    shared = len({*one.path} & {*other.path})
+    return len(one.path) + len(other.path) - 2 * shared
 
 
 def _question(asked: Code, wrong: list[Code], level: str, rng: random.Random) -> dict[str, Any]:

@@ -90,3 +90,35 @@ def test_too_few_codes_are_named(tmp_path: Path) -> None:
     """How many are wanted, how many there are, what to change."""
     with pytest.raises(UserError, match="easy questions are wanted, the chosen codes give 0"):
         main(Config(out=tmp_path / "x", prefixes=["E1"], per_level=4, levels=["easy"]))
+
+
+def test_levels_by_distance_are_steps_in_the_tree(tmp_path: Path) -> None:
+    """Hard: under the same parent; medium: three to five steps; never a code above or below; places are balanced."""
+    import simple_icd_10_cm as table
+
+    out = main(Config(out=tmp_path / "out", levels_by="distance", **SETTINGS))
+    described = {table.get_description(c, True): c for c in reversed(table.get_all_codes(True)) if "-" not in c}
+
+    def up(code: str) -> list[str]:
+        return [code, *table.get_ancestors(code)]
+
+    items = icd10cm.load(out, "test").items
+    seen: dict[str, set[int]] = {"easy": set(), "medium": set(), "hard": set()}
+    for item in items:
+        asked = up(code_of(item.messages[-1]["content"]))
+        for option in set(item.options) - {item.gold}:
+            other = up(described[option])
+            assert asked[0] not in other and other[0] not in asked
+            shared = len(set(asked) & set(other))
+            seen[item.slice].add(len(asked) + len(other) - 2 * shared)
+    assert seen["hard"] == {2}
+    assert seen["medium"] == {3, 4, 5}
+    assert max(seen["easy"]) > 5
+    by_level = Counter((item.slice, item.options.index(item.gold)) for item in items)
+    assert set(by_level.values()) == {6}
+
+
+def test_the_default_levels_are_those_of_the_table(made: Path, tmp_path: Path) -> None:
+    """Another definition of the levels gives other questions."""
+    other = main(Config(out=tmp_path / "other", validation=12, levels_by="distance", **SETTINGS))
+    assert (made / "test.parquet").read_bytes() != (other / "test.parquet").read_bytes()
