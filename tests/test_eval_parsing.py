@@ -129,13 +129,13 @@ def test_sentence_number(output: str, number: int | None) -> None:
     ],
 )
 def test_a_label_inside_another_is_not_named(output: str, label: str | None) -> None:
-    """The verdict of a judge is the whole word."""
+    """NOT_EQUIVALENT is not EQUIVALENT: the verdict of a judge is the whole word."""
     assert parse_label(output, ("EQUIVALENT", "NOT_EQUIVALENT")) == label
 
 
 @pytest.mark.parametrize("output", ["REL", "Relation", "RELATIONSHIPS", "PARENTAL", "HOUSE"])
 def test_a_part_of_a_label_is_none(output: str) -> None:
-    """A published script reads REL as RELATIONSHIP."""
+    """A label that was cut off is unreadable; a published script reads REL as RELATIONSHIP."""
     assert parse_label(output, ("EMPLOYMENT", "HOUSING", "PARENT", "RELATIONSHIP", "SUPPORT")) is None
 
 
@@ -152,7 +152,7 @@ def test_a_part_of_a_label_is_none(output: str) -> None:
     ],
 )  # fmt: skip
 def test_a_letter_is_read_in_every_dress(output: str) -> None:
-    """Also where a published parser asks for one fixed sentence, large letters and no colon."""
+    """One letter in any dress is the answer; a published parser asks for one fixed sentence, in this case, no colon."""
     assert parse_letter(output, "ABCDE") == "B"
 
 
@@ -169,7 +169,7 @@ def test_a_letter_is_read_in_every_dress(output: str) -> None:
     ],
 )  # fmt: skip
 def test_the_article_two_letters_and_a_denied_one_are_no_answer(output: str) -> None:
-    """A parser that takes the first capital letter finds one in most of these."""
+    """None of these names one option, though a parser that takes the first capital letter finds one in most."""
     assert parse_letter(output, "ABCDE") is None
 
 
@@ -298,7 +298,7 @@ def test_a_number_of_many_digits_is_no_sentence() -> None:
     ],
 )
 def test_codes_are_told_from_what_looks_like_them(output: str, codes: list[str]) -> None:
-    """By form where there is a dot or the code stands alone in a list, else by the table."""
+    """A code is told by its form where it has a dot or stands alone in a list, else by the table."""
     assert parse_codes(output) == codes
 
 

@@ -42,7 +42,7 @@ PIECES = (
     "10 mg", "sentence ", "Answer: ", "The answer is ", "option ", "CORRECT", "N/A", "none", "or ", "and ", "{", "}",
     "[", "]", '"', "'", ":", ",", ";", ".", "-", "\n", " ", "\\", "```json\n", '"entity"', '"label"', "null", "true",
     "NaN", "1e999", "I10", "E11.9", "B12", "EMPLOYMENT", "RELATIONSHIP", "Case-specific instructions for patient",
-    "ESI 2", "level 3", "\u0131", "\u2212", "\u212a", "\u0661", "²", "\x00", "é", "🩺",
+    "CONTRAD\u0131CTION", "ESI 2", "level 3", "\u0131", "\u2212", "\u212a", "\u0661", "²", "\x00", "é", "🩺",
 )  # fmt: skip
 TEXTS = st.one_of(st.text(max_size=60), st.lists(st.sampled_from(PIECES), max_size=12).map("".join))
 # No letter of these is in a label, a code, a number or a word of a gold; no bracket makes an empty list.
@@ -114,7 +114,7 @@ JOINED = st.sampled_from([" or ", ", ", "/", " and ", " / ", "\n", ". ", "; not 
 @alike
 @given(st.permutations(LABELS), JOINED, st.sampled_from(["{}", "**{}**", "Answer: {}", "The relation is {}."]))
 def test_two_labels_are_no_answer(labels: list[str], joined: str, dress: str) -> None:
-    """However they are joined and dressed, and in whatever case."""
+    """Two labels are no answer, however they are joined and dressed, and in whatever case."""
     output = dress.format(joined.join(labels[:2]))
     assert parse_label(output, LABELS) is None
     assert parse_label(output.lower(), LABELS) is None
@@ -129,7 +129,7 @@ def test_two_labels_are_no_answer(labels: list[str], joined: str, dress: str) ->
     ),
 )
 def test_two_letters_are_no_answer(letters: list[str], joined: str, dress: str) -> None:
-    """The same of options."""
+    """Two letters are no answer, however they are joined and dressed."""
     assert parse_letter(dress.format(joined.join(letters[:2])), "ABCDE") is None
 
 
@@ -137,7 +137,7 @@ def test_two_letters_are_no_answer(letters: list[str], joined: str, dress: str) 
 @given(st.permutations((0, 4, 7)), st.sampled_from([" or ", ", ", "/", " and ", " - "]),
        st.sampled_from(["{}", "Sentence {}", "The error is in sentence {}.", "Answer: {}"]))  # fmt: skip
 def test_two_sentences_are_no_answer(numbers: list[int], joined: str, dress: str) -> None:
-    """The same of numbers."""
+    """Two numbers of sentences are no answer, however they are joined and dressed."""
     sentences = {0: "A man.", 4: "He takes aspirin.", 7: "He is well."}
     assert parse_sentence_number(dress.format(joined.join(map(str, numbers[:2]))), sentences) is None
 
