@@ -151,6 +151,19 @@ def test_every_published_format_is_read_and_named_by_folder(tmp_path: Path) -> N
     assert found.unprotected == {"meq": 1, "nli": 1, "notes": 2, "qa": 1, "tab": 1, "table": 1}
 
 
+def test_every_text_under_one_name_is_blocked(tmp_path: Path) -> None:
+    """Contexts of an article are a list, SQuAD's are nested below `data`: none hides another."""
+    texts = [text_of(700 + number, 12) for number in range(6)]
+    (tmp_path / "ori_pqal.json").write_text(json.dumps({"11": {"CONTEXTS": texts[:2]}}))
+    pairs = (texts[2:4], texts[4:])
+    reports = [{"title": "r", "paragraphs": [{"context": text, "qas": []} for text in pair]} for pair in pairs]
+    (tmp_path / "test.json").write_text(json.dumps({"version": "2", "data": reports}))
+    found = load_blocklists([tmp_path], min_words=8)
+
+    assert [one.text for one in found.texts] == texts
+    assert [one.place for one in found.texts[2:]] == [f"test.json:{row}:paragraphs.context" for row in (1, 1, 2, 2)]
+
+
 def test_short_parts_of_an_item_are_looked_for_together(tmp_path: Path) -> None:
     """A premise and a hypothesis of seven words each are one text of fourteen, without id and label."""
     row = {"pairID": "p1", "gold_label": "entailment", "sentence1": text_of(1, 7), "sentence2": text_of(2, 7)}

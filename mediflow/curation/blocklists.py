@@ -51,13 +51,14 @@ def load_blocklists(paths: Sequence[Path], min_words: int) -> Blocklist:
     for path in paths:
         before = len(found)
         for benchmark, place, texts in _items(path):
-            long = {column: text for column, text in texts if len(split_words(text)) >= min_words}
+            # Pairs, not a dictionary: the contexts of an article are many texts under one name.
+            long = [(column, text) for column, text in texts if len(split_words(text)) >= min_words]
             # Labels and ids are no text of the item.
             joined = "\n".join(dict.fromkeys(text for _, text in texts if len(split_words(text)) > 2))
             if not long and len(split_words(joined)) >= min_words:
-                long = {"*": joined}
+                long = [("*", joined)]
             unprotected[benchmark] += not long
-            for column, text in long.items():
+            for column, text in long:
                 found.setdefault((benchmark, text_key(text)), Blocked(benchmark, f"{place}:{column}", text))
         if len(found) == before:
             raise UserError(
@@ -97,8 +98,9 @@ def _rows(file: Path) -> Iterator[Any]:
             yield from read_jsonl(file)
         case ".json":
             value = json.loads(file.read_text(encoding="utf-8"))
-            # A list of rows, rows by id (PubMedQA), or one object of columns.
-            yield from value.values() if isinstance(value, dict) else value
+            # A list of rows, by itself or under `data` (SQuAD); rows by id (PubMedQA); or one object of columns.
+            rows = value.get("data", value) if isinstance(value, dict) else value
+            yield from rows.values() if isinstance(rows, dict) else rows
         case ".csv" | ".tsv":
             csv.field_size_limit(2**31 - 1)
             # Published files are UTF-8 but for single stray bytes, which no comparison needs.
