@@ -252,6 +252,21 @@ def test_documents_fill_the_room_and_the_first_that_does_not_fit_is_cut() -> Non
     assert longhealth.fitting(truth, -5, tokens) == ["", ""]
 
 
+@pytest.mark.parametrize(("context", "first", "others"), [(10_000, 8140, 10_000), (5000, 5000, 5000)])
+def test_prompts_have_as_many_tokens_as_there_is_room(context: int, first: int, others: int, tmp_path: Path) -> None:
+    """Task 1 is filled up to 8,140 tokens, the others up to the model's context, and none beyond it."""
+    records(tmp_path)
+    path = tmp_path / "benchmark_v5.json"
+    path.write_text(path.read_text().replace("own two", "own " * 9000).replace(' x"', " x" * 2000 + '"'))
+    task = prepared("longhealth", tmp_path, 0)
+    prompt, separator = load_prompt("longhealth"), 4
+    for item in longhealth.compose(task.items, FakeEngine(context=context))[:15]:
+        texts = documents(item)
+        words = [len(text.split()) for text in [prompt.system, prompt.user, *item.truth.asked, *texts]]
+        room = first if item.slice == "task1" else others
+        assert sum(words) + separator * (len(texts) - 1) == room
+
+
 def test_longhealth_is_asked_with_its_documents(tmp_path: Path) -> None:
     """A run fills the prompts before it asks: 15 a question, within 8,140 tokens and the model's context."""
     (tmp_path / "data").mkdir()

@@ -104,7 +104,7 @@ def fitting(truth: Truth, room: int, tokens: Callable[[str], int]) -> list[str]:
     for documents in (truth.answering, truth.others):
         for text in documents:
             if tokens(text) > room:
-                chosen.append(_cut(text, max(room, 0), tokens))
+                chosen.append(_cut(text, room, tokens))
                 room = 0
                 break
             chosen.append(text)
@@ -156,4 +156,4 @@ def _cut(text: str, room: int, tokens: Callable[[str], int]) -> str:
     while low < high:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if tokens(text[:middle]) <= room else (low, middle - 1)
-    return text[:low] if room else ""
+    return text[:low] if room > 0 else ""
