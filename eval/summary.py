@@ -45,4 +45,6 @@ def _line(name: str, entry: dict[str, Any]) -> str:
 
 
 def _interval(entry: dict[str, Any]) -> str:
+    if entry["low"] is None:  # of one item there is none
+        return f"{100 * entry['value']:.1f}"
     return f"{100 * entry['value']:.1f} ({100 * entry['low']:.1f}–{100 * entry['high']:.1f})"
