@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from medsmith.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
 
 _LOGITS = 2**26  # logits held at once (float32: 256 MiB)
 # On a CPU small batches win (5.6M weights, one thread: 77 items/s at 1024 tokens, 54 at 8192, for they stay in the
@@ -142,17 +143,12 @@ def document_nll(
     window = context if window is None else window
     if not 2 <= window <= context:
         raise UserError(f"window={window} is not between 2 and the model's context of {context} tokens")
-    begin = _first_defined(
-        tokenizer.bos_token_id,
-        getattr(model.config, "bos_token_id", None),
-        tokenizer.pad_token_id,
-        tokenizer.eos_token_id,
-    )
+    begin = begin_of(tokenizer, getattr(model.config, "bos_token_id", None))
     encoded = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"] if texts else []
     rows = [
         _Row(part[:1], [part[1:]], scored, [(number, 0)])
         for number, ids in enumerate(encoded)
-        for part, scored in _windows([begin, *ids], window)
+        for part, scored in windows([begin, *ids], window)
     ]
     totals = [0.0] * len(texts)
     counts = [0] * len(texts)
@@ -167,7 +163,15 @@ def document_nll(
     ]
 
 
-def _windows(ids: list[int], window: int) -> Iterator[tuple[list[int], int]]:
+def begin_of(tokenizer: Any, configured: int | None = None) -> int:
+    """The token that a document's first one is conditioned on; `configured` is what the model's config calls it."""
+    for value in (tokenizer.bos_token_id, configured, tokenizer.pad_token_id, tokenizer.eos_token_id):
+        if value is not None:
+            return int(value)
+    raise UserError("the tokenizer has no beginning-of-text, padding or end-of-text token; set one")
+
+
+def windows(ids: list[int], window: int) -> Iterator[tuple[list[int], int]]:
     """Pieces of at most `window` ids, each with the number of ids at its end that no earlier piece has scored."""
     done = min(window, len(ids))
     if done > 1:
@@ -196,6 +200,8 @@ def _score_rows(model: Any, rows: list[_Row], batch_tokens: int | None) -> Itera
 
 
 def _score_batch(model: Any, rows: list[_Row]) -> Iterator[tuple[tuple[int, int], float, int]]:
+    import torch
+
     width = max(map(len, rows))
     ids = torch.zeros(len(rows), width, dtype=torch.long)
     positions = torch.zeros_like(ids)
@@ -240,6 +246,8 @@ def _score_batch(model: Any, rows: list[_Row]) -> Iterator[tuple[tuple[int, int]
 
 def _mask(branch_of: torch.Tensor, rows: list[_Row], model: Any) -> torch.Tensor:
     """A padding mask where rows have one branch, else who sees whom: own branch and prefix, never what follows."""
+    import torch
+
     if all(len(row.branches) == 1 for row in rows):
         return (branch_of >= 0).long()
     query, key = branch_of[:, :, None], branch_of[:, None, :]
@@ -263,10 +271,3 @@ def _takes_tree_mask(model: Any, length: int) -> bool:
         and config._attn_implementation in {"sdpa", "eager"}
         and (not window or window >= length)
     )
-
-
-def _first_defined(*values: int | None) -> int:
-    for value in values:
-        if value is not None:
-            return int(value)
-    raise UserError("the tokenizer has no beginning-of-text, padding or end-of-text token; set one")
