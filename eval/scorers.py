@@ -114,20 +114,6 @@ def type_overlap_f1(said: Sequence[Span], true: Sequence[Span]) -> float:
     return type_overlap(said, true).f1
 
 
-def find_spans(pieces: Iterable[tuple[str, str]], text: str) -> list[Span]:
-    """Where (label, words) stand in a text, without case: the same words again are the next place that holds them.
-
-    Words that are not there, or not once more, are an empty span: said, and right nowhere.
-    """
-    folded, after, spans = text.lower(), Counter[tuple[str, str]](), []
-    for label, words in pieces:
-        key = (label, words.strip().lower())
-        start = folded.find(key[1], after[key]) if key[1] else -1
-        spans.append(Span(label, start, start + len(key[1])) if start >= 0 else Span(label, 0, 0))
-        after[key] = start + len(key[1]) if start >= 0 else len(folded) + 1
-    return spans
-
-
 def entities_iob2(tags: Sequence[str]) -> list[Span]:
     """The entities of strict IOB2 tags, by token: one begins with B-, and an I- that continues nothing is none."""
     found: list[Span] = []
