@@ -13,7 +13,8 @@ The paper (section 3.1.4): gpt-4o of 2024-08-06, twelve topics, HDBSCAN on embed
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -21,7 +22,7 @@ from pydantic import Field, model_validator
 
 from mediflow.curation.decontaminate import Decontamination
 from mediflow.teacher import MODEL as SIMULATED
-from mediflow.validation.asking import Calls
+from mediflow.validation.asking import Calls, Entry
 from mediflow.validation.diversity import Diversity
 from mediflow.validation.screening import drop_contaminated, drop_doubted, drop_known, drop_repeats
 from mediflow.validation.sets import diversify, write_sets
@@ -34,6 +35,11 @@ from medsmith.errors import UserError, nearest
 from medsmith.llm import Chat, Engine, Journal, Summary, TeacherConfig, open_teacher, run_calls
 
 LICENCE = "CDLA-Permissive-2.0"
+CHARACTERS_PER_TOKEN = 4
+TOKENS_PER_WORD = 1.4
+OTHER_TOKENS = 200
+"""What a question, its options, evidence and reason take beside the context."""
+ANSWER_TOKENS = 8
 
 
 class Config(BaseConfig):
@@ -81,34 +87,32 @@ class Config(BaseConfig):
 def main(config: Config) -> Path:
     """Make the sets in config.out."""
     with run.start(config, "mediflow.validation_sets") as this:
-        second = open_teacher(config.reviewer, engine=config.engine, folder=this.folder) if config.reviewer else None
-        with (
-            open_teacher(config.teacher, engine=config.engine, folder=this.folder) as chat,
-            second or nullcontext() as reviewer,
-        ):
-            return make(config, this, chat, reviewer)
+        teacher = open_teacher(config.teacher, engine=config.engine, folder=this.folder)
+        reviewer = None
+        if config.reviewer is not None:
+            # A folder of its own: the two may be one model, and their batches are not.
+            own = this.folder / "raw" / "review"
+            reviewer = open_teacher(config.reviewer, engine=config.engine, folder=own)
+        return make(config, this, teacher, reviewer)
 
 
-def make(config: Config, this: run.Run, chat: Chat, reviewer: Chat | None = None) -> Path:
-    """What main does, with any chat models."""
+def make(
+    config: Config,
+    this: run.Run,
+    teacher: AbstractContextManager[Chat],
+    reviewer: AbstractContextManager[Chat] | None = None,
+) -> Path:
+    """What main does, with any chat models; each is open only while it is asked, since two may not fit one GPU."""
     topics = topics_of(config)
-    calls = Calls(config, topics)
-    total = sum(1 for _ in calls.planned())
-    with Journal(this.folder / "raw" / "calls.jsonl") as journal:
-        rows = run_calls(
-            calls.requests(), chat, journal, config.teacher.concurrency, "questions",
-            follow_up=calls.follow_up, total=total,
-        )  # fmt: skip
-        usage = Summary.of(rows.values())
-        usage.refuse_silence(config.allow_failed)
-        entries = calls.entries(rows)
+    with teacher as chat:
+        entries, usage, counts = ask(config, this, topics, chat)
+    models = set(usage.models)
     drop_repeats(entries, config.near_duplicate)
     drop_contaminated(entries, config)
-    models = set(usage.models)
     if config.reviewer is not None:
         assert reviewer is not None, "main opens the reviewer that the settings name"
-        reviews = drop_doubted(entries, config, topics, reviewer, this.folder)
-        reviews.refuse_silence(config.allow_failed)
+        with reviewer as chat:
+            reviews = drop_doubted(entries, config, topics, chat, this.folder)
         this.facts |= {"reviewer": config.reviewer.model, "usage_of_reviewer": reviews.facts()}
         models |= reviews.models
     drop_known(entries, config, topics)
@@ -116,13 +120,49 @@ def make(config: Config, this: run.Run, chat: Chat, reviewer: Chat | None = None
         name: diversify([e for e in entries if e.topic == name], config.questions, config.diversity, config.seed)
         for name in topics
     }
-    counts = write_sets(this.folder, entries, topics, told, config.seed)
+    counts |= write_sets(this.folder, entries, topics, told, config.seed)
     if not counts["kept"]:
         raise UserError(f"none of {counts['questions']} questions was kept; see {this.folder / 'report.md'} for why")
     this.facts["licences"] |= {"synthetic validation sets": config.licence}
     this.facts["simulated"] = this.facts["simulated"] or SIMULATED in models
     this.facts |= {"teacher": config.teacher.model, "usage": usage.facts()}
-    return this.finish(topics=len(topics), calls=total, **counts)
+    return this.finish(**counts)
+
+
+def ask(
+    config: Config, this: run.Run, topics: Mapping[str, Topic], chat: Chat
+) -> tuple[list[Entry], Summary, dict[str, int]]:
+    """Every question of every topic as the teacher wrote it, what the calls took, and their number."""
+    calls = Calls(config, topics)
+    with Journal(this.folder / "raw" / "calls.jsonl") as journal:
+        rows = run_calls(
+            calls.requests(), chat, journal, config.teacher.concurrency, "questions",
+            follow_up=calls.follow_up, total=sum(1 for _ in calls.planned()),
+        )  # fmt: skip
+        usage = Summary.of(rows.values())
+        usage.refuse_silence(config.allow_failed)
+        counts = {"topics": len(topics), "calls": len(calls.ids), "repairs": len(rows) - len(calls.ids)}
+        return calls.entries(rows), usage, counts
+
+
+def plan(config: Config) -> str:
+    """What a run will take: by its real prompts, and replies as long as they may be. Nobody is called."""
+    requests = list(Calls(config, topics_of(config)).requests())
+    asked = config.candidates * len(topics_of(config))
+    sent = sum(len(message["content"]) for request in requests for message in request.messages) // CHARACTERS_PER_TOKEN
+    each = round(config.context_words[1] * TOKENS_PER_WORD + OTHER_TOKENS)
+    lines = [f"{len(requests)} calls for {asked} questions: {sent} tokens sent, {asked * each} at most come back"]
+    takes = [(config.teacher, sent, asked * each)]
+    if config.reviewer is not None:
+        lines.append(f"{asked} readings by the reviewer at most: {asked * each} tokens sent")
+        takes.append((config.reviewer, asked * each, asked * ANSWER_TOKENS))
+    for teacher, prompt, completion in takes:
+        price = teacher.token_price
+        cost = None if price is None else price.cost(prompt, completion, batch=config.engine == "batch")
+        lines.append(
+            f"{teacher.model}: " + ("no price is known" if cost is None else f"at most {cost:.2f} and the repairs")
+        )
+    return "\n".join(lines)
 
 
 def topics_of(config: Config) -> dict[str, Topic]:

@@ -64,8 +64,9 @@ def misanswer(
 ) -> tuple[str, list[dict[str, Any]]]:
     """The reply with a share of its questions keyed wrongly, and a share that repeat others; what was planted.
 
-    One half of the wrong keys stand beside the evidence for the right one; of the other half the evidence speaks for
-    the wrong one, where a sentence of the context names it. One half of the repeats are word for word.
+    One half of the wrong keys stand beside the evidence for the right one; the other half are covered: a sentence that
+    names the wrong option is quoted, or else one that does not name the right one. Of the repeats one half are word for
+    word, the others have a word of thanks more.
     """
     written = json.loads(text)["questions"]
     planted: list[dict[str, Any]] = []
@@ -82,12 +83,14 @@ def misanswer(
             others = quiz.get("wrong") or [label for label in LABELS if label != true]
             said = rng.choice(others)
             quiz |= {"right": said, "wrong": [true if option == said else option for option in others]}
-            named = [sentence for sentence in _sentences(quiz["context"]) if _stands_in(said, sentence)]
-            convinced = bool(named) and rng.random() < 0.5
-            if convinced:
-                quiz["evidence"] = rng.choice(named)
+            sentences = _sentences(quiz["context"])
+            named = [sentence for sentence in sentences if _stands_in(said, sentence)]
+            free = named or [sentence for sentence in sentences if not _stands_in(true, sentence)]
+            covered = bool(free) and rng.random() < 0.5
+            if covered:
+                quiz["evidence"] = rng.choice(free)
             planted.append(
-                {"kind": "wrong_key", "question": _name(quiz), "true": true, "said": said, "convinced": convinced}
+                {"kind": "wrong_key", "question": _name(quiz), "true": true, "said": said, "covered": covered}
             )
     return _as_reply(written, request["topic"]), planted
 

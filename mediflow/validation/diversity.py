@@ -28,7 +28,7 @@ class Diversity(Block):
     method: Literal["hdbscan", "kmeans", "none"] = Field(
         "hdbscan",
         description="hdbscan: all outliers and one question of each cluster (the paper); kmeans: of every cluster the "
-        "most central, then those most different from all chosen; none: drawn at random",
+        "most central, then those least like all chosen; none: drawn at random",
     )
     least_cluster: int = Field(2, ge=2, description="the smallest cluster of hdbscan; the paper does not tell its own")
     clusters: int | None = Field(None, ge=1, description="clusters of kmeans; default: a quarter of what is kept")
@@ -69,10 +69,10 @@ def choose(vectors: Vectors, quota: int, settings: Diversity, seed: int) -> Choi
     groups = _groups(labels)
     first = [_most_central(vectors, members) for members in groups] + np.flatnonzero(labels == OUTLIER).tolist()
     if len(first) >= quota:
-        return Choice(sorted(_most_different(vectors, first, quota)), labels)
+        return Choice(sorted(_most_different(vectors, first, first[:1], quota)), labels)
     if settings.method == "hdbscan":
         return Choice(sorted(first), labels)
-    return Choice(sorted(_round_by_round(vectors, groups, first, quota)), labels)
+    return Choice(sorted(_most_different(vectors, range(count), first, quota)), labels)
 
 
 def mean_nearest(vectors: Vectors) -> float | None:
@@ -125,32 +125,14 @@ def _most_central(vectors: Vectors, members: NDArray[np.int64]) -> int:
     return int(members[int(np.argmax(own @ own.mean(axis=0)))])
 
 
-def _most_different(vectors: Vectors, pool: Sequence[int], count: int) -> list[int]:
-    """Of a pool, its first and then, again and again, the one that is least like all chosen."""
-    chosen = list(pool[:1])
-    left = np.array(pool[1:], dtype=np.int64)
-    nearest = vectors[left] @ vectors[chosen[0]]
-    while len(chosen) < count and len(left):
+def _most_different(vectors: Vectors, pool: Sequence[int], chosen: Sequence[int], count: int) -> list[int]:
+    """What is chosen and then, again and again, the one of a pool that is least like all chosen, up to `count`."""
+    found = list(chosen)
+    left = np.array([number for number in pool if number not in set(chosen)], dtype=np.int64)
+    nearest = (vectors[left] @ vectors[found].T).max(axis=1)
+    while len(found) < count and len(left):
         at = int(np.argmin(nearest))
-        chosen.append(int(left[at]))
+        found.append(int(left[at]))
         left, nearest = np.delete(left, at), np.delete(nearest, at)
-        nearest = np.maximum(nearest, vectors[left] @ vectors[chosen[-1]])
-    return chosen
-
-
-def _round_by_round(
-    vectors: Vectors, groups: Sequence[NDArray[np.int64]], first: Sequence[int], quota: int
-) -> list[int]:
-    """One more of every cluster a round, the one least like all chosen, until there are enough."""
-    chosen = list(first)
-    taken = set(chosen)
-    nearest = (vectors @ vectors[chosen].T).max(axis=1)
-    while len(chosen) < min(quota, len(vectors)):
-        for members in groups:
-            left = [int(member) for member in members if int(member) not in taken]
-            if left and len(chosen) < quota:
-                one = left[int(np.argmin(nearest[left]))]
-                chosen.append(one)
-                taken.add(one)
-                nearest = np.maximum(nearest, vectors @ vectors[one])
-    return chosen
+        nearest = np.maximum(nearest, vectors[left] @ vectors[found[-1]])
+    return found

@@ -90,11 +90,13 @@ def drop_doubted(
 
     with Journal(folder / "raw" / "reviews.jsonl") as journal:
         rows = run_calls(requests(), chat, journal, config.reviewer.concurrency, "review", total=len(open_))
+        usage = Summary.of(rows.values())
+        usage.refuse_silence(config.allow_failed)
         for key, reviewed in asked.items():
             row = rows[key]
             for entry in reviewed:
                 _judge(entry, row, shown_options(config, entry))
-        return Summary.of(rows.values())
+        return usage
 
 
 def _judge(entry: Entry, row: dict[str, Any], options: list[str]) -> None:
