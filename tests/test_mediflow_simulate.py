@@ -98,4 +98,4 @@ def test_a_conversation_of_the_clinic_has_its_speakers_right(clinic: Path) -> No
     """No visit looks swapped; all five sections are in the note."""
     loaded = load_benchmark("aci_bench").load(clinic / "aci_bench", "test")
     assert (loaded.notes["swapped"], loaded.notes["opened_by_patient"]) == ([], [])
-    assert all("PHYSICAL EXAM\n\nTemperature is" in item.gold for item in loaded.items)
+    assert all("PHYSICAL EXAM\n\nMeasured: Temperature is" in item.gold for item in loaded.items)

@@ -1,6 +1,8 @@
 """Miniature twins of further CLUE+ benchmarks, in their published file formats, with known truth.
 
 Every text follows from a patient's state and a seed of its own: what is added here changes nothing else of the clinic.
+The clinic's training documents are made of the same sentences. So here each stands behind a label, or between short
+turns, that those documents do not have: else one training row in five would hold sixteen words of a test item in a row.
 """
 
 from __future__ import annotations
@@ -10,11 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mediflow.clinic.documents import Note, write_note
+from mediflow.clinic.documents import write_note
 from mediflow.clinic.files import put
 from mediflow.clinic.knowledge import find_disease, load_knowledge
 from mediflow.clinic.patients import ALLERGIES, Patient
-from mediflow.clinic.statements import dose
+from mediflow.clinic.statements import Statement, dose
 from mediflow.clinic.twins_social import sentence_rows, social_rows
 from mediflow.taxonomy import WHOLE, DocumentType, load_taxonomy
 
@@ -29,6 +31,19 @@ DOCUMENTS = tuple(
         ("Plan", "treatment follow_up"),
     )
 )
+LETTER = DocumentType(
+    "letter", "Letter", False,
+    {"Letter": ("presentation", "symptoms", "history", "medications", "labs", "imaging", "diagnosis", "treatment",
+                "vitals", "follow_up")},
+)  # fmt: skip
+LINES = {
+    "presentation": "Reason for coming", "symptom": "Reported too", "denial": "Not present", "history": "Background",
+    "medication": "Taken at home", "allergy": "Not tolerated", "work": "Occupation", "living": "Home",
+    "substance": "Habits", "vital": "Measured", "general": "Impression", "lab": "From the laboratory",
+    "imaging": "Pictures", "imaging_normal": "Pictures", "imaging_absent": "Looked for", "diagnosis": "Conclusion",
+    "treatment": "Begun", "follow_up": "Next visit",
+}  # fmt: skip
+"""What stands before a sentence of each kind, in letters and notes."""
 ACI_FILES = {"train": "train", "dev": "valid", "test": "clinicalnlp_taskB_test1"}
 ACI_SECTIONS = {
     "CHIEF COMPLAINT": ("presentation",),
@@ -38,6 +53,12 @@ ACI_SECTIONS = {
     "RESULTS": ("lab", "imaging", "imaging_normal", "imaging_absent"),
     "ASSESSMENT AND PLAN": ("diagnosis", "treatment", "follow_up"),
 }  # fmt: skip
+ACI_ASKED = {
+    "symptom": "what else have you noticed", "denial": "anything of this kind", "medication": "what do you take",
+    "allergy": "anything that you cannot take", "work": "what about work", "living": "and at home",
+    "substance": "let me ask about habits",
+}  # fmt: skip
+"""What the doctor says before the patient states something; where there is nothing, it is the doctor who states it."""
 
 
 class Asked(NamedTuple):
@@ -71,9 +92,9 @@ def longhealth_records(patients: Sequence[Patient], seed: str) -> dict[str, Any]
 
 
 def _record(patient: Patient, rng: random.Random) -> dict[str, Any]:
-    notes = [write_note(document, WHOLE, patient, rng) for document in DOCUMENTS]
-    heads = [f"{document.title} of patient {patient.id}\n" for document in DOCUMENTS]
-    texts = {f"text_{n}": head + note.text for n, (head, note) in enumerate(zip(heads, notes, strict=True))}
+    notes = [write_note(document, WHOLE, patient, rng).statements for document in DOCUMENTS]
+    heads = [f"{document.title} of patient {patient.id}" for document in DOCUMENTS]
+    texts = {f"text_{n}": f"{head}\n{_lines(note)}" for n, (head, note) in enumerate(zip(heads, notes, strict=True))}
     questions = []
     for number, asked in enumerate(rng.sample(_asked(patient), 3)):
         options = [*rng.sample([value for value in asked.others if value != asked.right], 4), asked.right]
@@ -86,30 +107,33 @@ def _record(patient: Patient, rng: random.Random) -> dict[str, Any]:
                 "correct": asked.right,
                 "answer_location": {
                     f"text_{n}": place
-                    for n, (head, note) in enumerate(zip(heads, notes, strict=True))
-                    if (place := _location(note, asked.kind, len(head)))
+                    for n, note in enumerate(notes)
+                    if (place := _location(note, asked.kind, texts[f"text_{n}"]))
                 },
             }
         )
     return {"name": patient.id, "texts": texts, "questions": questions}
 
 
-def _location(note: Note, kind: str, before: int) -> dict[str, list[float]]:
+def _location(note: Sequence[Statement], kind: str, text: str) -> dict[str, list[float]]:
     """Where statements of a kind stand, as shares of the document's length; empty where there are none."""
-    length = before + len(note.text)
-    spans = [span for statement, span in zip(note.statements, note.spans, strict=True) if statement.kind == kind]
+    spans = [(text.index(s.text), text.index(s.text) + len(s.text)) for s in note if s.kind == kind]
     if not spans:
         return {}
-    return {side: [round((before + span[n]) / length, 4) for span in spans] for n, side in enumerate(("start", "end"))}
+    return {side: [round(span[n] / len(text), 4) for span in spans] for n, side in enumerate(("start", "end"))}
+
+
+def _lines(statements: Sequence[Statement]) -> str:
+    """A sentence a line, each behind its label."""
+    return "\n".join(f"{LINES[s.kind]}: {s.text}" for s in statements)
 
 
 def medisumqa_rows(patients: Sequence[Patient], seed: str) -> list[dict[str, str]]:
     """MeDiSumQA: two lay questions on the letter of every other patient, so as many rows as patients."""
-    letters = load_taxonomy().documents["discharge_summary"]
     rows = []
     for patient in patients[: (len(patients) + 1) // 2]:
         rng = random.Random(f"medisumqa {seed} {patient.id}")
-        letter = write_note(letters, WHOLE, patient, rng).text
+        letter = _lines(write_note(LETTER, WHOLE, patient, rng).statements)
         m, weeks = patient.new_medication, "week" if patient.follow_up_weeks == 1 else "weeks"
         pairs = (
             ("Why did I have to come?", f"You came because of {patient.days} days of {patient.symptoms[0]}."),
@@ -124,13 +148,13 @@ def medisumqa_rows(patients: Sequence[Patient], seed: str) -> list[dict[str, str
 
 def medisumcode_rows(patients: Sequence[Patient], seed: str) -> list[dict[str, Any]]:
     """MeDiSumCode: a letter and the codes of all its diagnoses, written without their dots as MIMIC-IV has them."""
-    letters = load_taxonomy().documents["discharge_summary"]
     rows = []
     for patient in patients:
         rng = random.Random(f"medisumcode {seed} {patient.id}")
         known = [find_disease(name) for name in patient.diseases]
         codes = [{"code": d.code.replace(".", ""), "description": d.name} for d in known]
-        rows.append({"hadm_id": patient.id, "text": write_note(letters, WHOLE, patient, rng).text, "icd_codes": codes})
+        text = _lines(write_note(LETTER, WHOLE, patient, rng).statements)
+        rows.append({"hadm_id": patient.id, "text": text, "icd_codes": codes})
     return rows
 
 
@@ -155,10 +179,19 @@ def aci_rows(patients: Sequence[Patient], seed: str) -> list[dict[str, str]]:
     for patient in patients:
         rng = random.Random(f"aci_bench {seed} {patient.id}")
         said = write_note(talk, WHOLE, patient, rng)
-        parts = ((title, " ".join(s.text for s in said.of(*kinds))) for title, kinds in ACI_SECTIONS.items())
+        turns = said.text.splitlines()
+        talked = "\n".join(_turns(s, turn, rng) for s, turn in zip(said.statements, turns, strict=True))
+        parts = ((title, _lines(said.of(*kinds))) for title, kinds in ACI_SECTIONS.items())
         note = "\n\n".join(f"{title}\n\n{text}" for title, text in parts)
-        rows.append({"dataset": "simulated", "encounter_id": patient.id, "dialogue": said.text, "note": note})
+        rows.append({"dataset": "simulated", "encounter_id": patient.id, "dialogue": talked, "note": note})
     return rows
+
+
+def _turns(statement: Statement, turn: str, rng: random.Random) -> str:
+    """One thing of a visit, in two turns."""
+    if turn.startswith("[patient]"):
+        return f"[doctor] {ACI_ASKED[statement.kind]}\n{turn}"
+    return f"{turn}\n[patient] {rng.choice(('okay', 'i see', 'all right', 'mm-hmm'))}"
 
 
 def write_twins(folder: Path, patients: Mapping[str, Sequence[Patient]], seed: int) -> dict[str, int]:
