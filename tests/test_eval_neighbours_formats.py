@@ -87,6 +87,7 @@ def test_both_parts_of_a_report_are_one_group(tmp_path: Path) -> None:
      ("- Lab-related follow-ups\n- lab-related followup", [LAB]), ("medication-related followup", [MEDICATION]),
      ("Case-specific instructions for the patient; Other helpful contextual information for the patient",
       ["Case-specific instructions for patient", "Other helpful contextual information"]),
+     (json.dumps({APPOINTMENT: False, LAB: True}), [LAB]), (f"{APPOINTMENT}: no\n{LAB}: no", []),
      ("none", []), ("None of the above.", []), ("[]", []), ("N/A", []), ("", None), ("It is about labs.", None),
      ("This is not a lab-related followup.", None), (f"{APPOINTMENT}, but no {LAB}", None)],
 )  # fmt: skip
@@ -297,7 +298,8 @@ def test_rows_of_tokens_are_the_same_as_columns(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("output", "level"),
     [("3", 3), ("ESI 3", 3), ("**ESI Level: 2**", 2), ("Level 2 (high risk)", 2), ("The answer is 4.", 4),
-     ("2: pulse of 120, pain 8", 2), ("ESI 2, as ESI 2 is high risk", 2), ("The acuity is 1", 1), ("", None),
+     ("2: pulse of 120, pain 8", 2), ("ESI 2, as ESI 2 is high risk", 2), ("The acuity is 1", 1), ("Resources: no\nESI 4", 4),
+     ("", None),
      ("6", None), ("ESI 0", None), ("2 or 3", None), ("ESI 2-3", None), ("ESI 2 rather than ESI 3", None),
      ("not ESI 1", None), ("3.5", None), ("1 mg of aspirin", None), ("12", None), ("4/5", None), ("pulse 3", None)],
 )  # fmt: skip

@@ -56,7 +56,8 @@ _WORDINGS = {
     )
     for label in LABELS
 }
-_DENIED = re.compile(r"(?:\bnot|\bno|\bneither|\bnor|\bwithout|n['’]t)\b[^.;,:\n]{0,40}$", re.IGNORECASE)
+_DENIED = re.compile(r"(?:\bnot|\bno|\bneither|\bnor|\bwithout|n['’]t)\b[^.;,:\n]{0,40}\Z", re.IGNORECASE)
+_FALSE = re.compile(r"[\s\"'*]*[:=][\s\"'*]*(?:no|false|0|none)\b", re.IGNORECASE)
 _NONE = re.compile(r"\W*(?:none(?: of (?:the above|these|them|the labels))?|no labels?|n/a|\[\])\W*", re.IGNORECASE)
 
 
@@ -88,14 +89,17 @@ def load(path: Path, split: str = "test") -> Loaded:
 
 
 def parse(output: str, item: Item) -> list[str] | None:
-    """The labels that are named, in any order and form; none where that is said. A denied label makes it unreadable."""
-    found = {label: list(wording.finditer(output)) for label, wording in _WORDINGS.items()}
-    places = [match.start() for matches in found.values() for match in matches]
-    if any(_DENIED.search(output[max(0, place - 60) : place]) for place in places):
+    """The labels that are named, in any order and form; none where that is said. A denied label makes it unreadable.
+
+    Of a table of all labels with yes or no ({"Lab-related followup": false}) those with no are not named.
+    """
+    named = [(label, match) for label, wording in _WORDINGS.items() for match in wording.finditer(output)]
+    if any(_DENIED.search(output[max(0, match.start() - 60) : match.start()]) for _, match in named):
         return None
-    if not places:
+    if not named:
         return [] if _NONE.fullmatch(output.strip()) else None
-    return [label for label in LABELS if found[label]]
+    said = {label for label, match in named if not _FALSE.match(output, match.end())}
+    return [label for label in LABELS if label in said]
 
 
 def score(answer: list[str], item: Item) -> dict[str, float]:

@@ -42,7 +42,7 @@ VITALS = {"temperature": "temperature", "heartrate": "heart rate", "resprate": "
 _AHEAD = r"\b(?:ESI|level|acuity|category|index|answer)\b(?:\s+(?:ESI|level|index|is|of|score))*[\s:=*_\"'“(#-]*"
 _DIGIT = r"(?<![\d.])([1-5])(?![\d%]|[./]\d)(?!\w)"
 _SEVERAL = re.compile(rf"{_DIGIT}[\s*]*(?:or|and|to|[-–—/,])[\s*]*(?:ESI|level|\s)*{_DIGIT}", re.IGNORECASE)
-_DENIED = re.compile(r"(?:\bnot|\bno|n['’]t|\brather than|\binstead of)\b[^.;\n]{0,20}$", re.IGNORECASE)
+_DENIED = re.compile(r"(?:\bnot|\bno|n['’]t|\brather than|\binstead of)\b[^.;\n]{0,20}\Z", re.IGNORECASE)
 
 
 def load(path: Path, split: str = "test") -> Loaded:
