@@ -298,9 +298,9 @@ def test_rows_of_tokens_are_the_same_as_columns(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("output", "level"),
     [("3", 3), ("ESI 3", 3), ("**ESI Level: 2**", 2), ("Level 2 (high risk)", 2), ("The answer is 4.", 4),
-     ("2: pulse of 120, pain 8", 2), ("ESI 2, as ESI 2 is high risk", 2), ("The acuity is 1", 1), ("Resources: no\nESI 4", 4),
-     ("", None),
-     ("6", None), ("ESI 0", None), ("2 or 3", None), ("ESI 2-3", None), ("ESI 2 rather than ESI 3", None),
+     ("2: pulse of 120, pain 8", 2), ("ESI 2, as ESI 2 is high risk", 2), ("The acuity is 1", 1),
+     ("Resources: no\nESI 4", 4), ("", None), ("6", None), ("ESI 0", None), ("2 or 3", None), ("ESI 2-3", None),
+     ("ESI 2 rather than ESI 3", None),
      ("not ESI 1", None), ("3.5", None), ("1 mg of aspirin", None), ("12", None), ("4/5", None), ("pulse 3", None)],
 )  # fmt: skip
 def test_one_level_is_read(output: str, level: int | None) -> None:
