@@ -1,7 +1,12 @@
 """Which test items occur in training data, and what models score without them.
 
-    python -m eval.contamination out=out/contamination 'training=[out/curate, out/corpora/pubmed]' suite=embedded \
-        benchmarks.mednli=data/mednli 'evaluations=[out/eval/base]'
+    python -m eval.contamination contamination.yml out=out/contamination
+
+    # contamination.yml
+    training: [out/curate, out/corpora/pubmed]
+    suite: ours.yml
+    benchmarks: {medec: data/medec, pubmedqa: data/pubmedqa}
+    evaluations: [out/eval/base, out/eval/sft]
 
 Every item's question (its user turns) and answer (its gold) are looked for apart, in every text of every training row:
 as a whole text (`exact`), by the share of its 13-grams that occur in training (`ngram`; a text of 8 to 12 words by all
@@ -70,7 +75,7 @@ def main(config: Config) -> Path:
         search, patients = Search(index), Patients(items, config.patients)
         training = scan(files, search, patients)
         matches = search.matches()
-        flagged = flagged_rows(search, matches, patients, items, suite.protocol)
+        flagged = flagged_rows(search, matches, patients, items)
         ids = flagged_items(flagged)
         benchmarks = {
             name: summary(name, rows, search, matches, patients, ids[name], config.seed) for name, rows in items.items()
@@ -116,7 +121,8 @@ class Patients:
 
     def __init__(self, items: dict[str, list[Item]], fields: dict[str, str]) -> None:
         self.fields = fields
-        self.rows: dict[tuple[str, str], list[Place]] = defaultdict(list)
+        self.rows: dict[tuple[str, str], tuple[int, Place]] = {}
+        """How many training rows are of a benchmark's group, and the first."""
         self._met: set[str] = set()
         self._groups = {name: {item.group for item in items[name]} for name in fields}
 
@@ -127,7 +133,8 @@ class Patients:
                 self._met.add(field)
                 group = str(row.values[field])
                 if group in self._groups[benchmark]:
-                    self.rows[benchmark, group].append(Place(row.file, row.id, field))
+                    count, first = self.rows.get((benchmark, group), (0, Place(row.file, row.id, field)))
+                    self.rows[benchmark, group] = count + 1, first
 
     def check(self) -> None:
         """UserError where a field was never met: a misspelt one would find no leak, and say so."""
@@ -141,7 +148,7 @@ def scan(files: Sequence[Path], search: Search, patients: Patients) -> dict[str,
     counts: dict[str, int] = {}
     texts: list[str] = []
     places: list[Place] = []
-    read = characters = 0
+    characters = 0
     shortest = 2 * search.index.rules.min_words - 1  # letters and blanks; shorter texts have too few words to tell
     with Bar("reading training rows", sum(map(count_rows, files)), "rows") as bar:
         for file in files:
@@ -156,18 +163,19 @@ def scan(files: Sequence[Path], search: Search, patients: Patients) -> dict[str,
                 counts[str(file)] = counts.get(str(file), 0) + 1
                 if len(texts) >= BATCH_ROWS or characters >= BATCH_CHARACTERS:
                     search.look(texts, places)
-                    read += len(texts)
                     texts, places, characters = [], [], 0
                 bar.advance()
         if texts:
             search.look(texts, places)
+    if not counts:
+        raise UserError(f"{', '.join(map(str, files))}: no training row; give files that hold rows")
     patients.check()
     files_read = [{"file": str(file), "rows": counts.get(str(file), 0)} for file in files]
-    return {"rows": sum(counts.values()), "texts": read + len(texts), "words": search.words, "files": files_read}
+    return {"rows": sum(counts.values()), "texts": search.texts, "words": search.words, "files": files_read}
 
 
 def flagged_rows(
-    search: Search, matches: Sequence[Match], patients: Patients, items: dict[str, list[Item]], protocol: str
+    search: Search, matches: Sequence[Match], patients: Patients, items: dict[str, list[Item]]
 ) -> list[dict[str, Any]]:
     """What flagged.jsonl says: one row an item, side and rule. No text, only its digest: sets may be credentialed."""
     found = []
@@ -179,10 +187,10 @@ def flagged_rows(
             found.append(said | {"amount": round(match.amount, 4), **where, "digest": content_id(one.text)})
     for name, rows in items.items():
         for item in rows:
-            if places := patients.rows.get((name, item.group)):
+            if (name, item.group) in patients.rows:
+                count, first = patients.rows[name, item.group]
                 said = {"benchmark": name, "id": item.id, "side": "patient", "rule": "patient"}
-                digest = content_id(name, item.group)
-                found.append(said | {"amount": len(places), **places[0]._asdict(), "digest": digest})
+                found.append(said | {"amount": count, **first._asdict(), "digest": content_id(item.group)})
     return found
 
 

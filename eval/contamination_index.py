@@ -186,6 +186,7 @@ class Search:
     """What has been found so far, as training texts pass by."""
 
     index: Index
+    texts: int = 0
     words: int = 0
     _exact: dict[int, Place] = field(default_factory=dict)
     _near: dict[int, tuple[float, Place]] = field(default_factory=dict)
@@ -195,6 +196,7 @@ class Search:
     def look(self, texts: Sequence[str], places: Sequence[Place]) -> None:
         """Hold a batch of training texts against the index."""
         words = words_of(texts)
+        self.texts += len(texts)
         self.words += len(words.hashes)
         self._look_exact(words, places)
         for size, owned in self.index.sizes.items():
@@ -249,12 +251,6 @@ class Search:
             amount = count / (int(index.shingles[owner]) + sizes[row, benchmark] - count)
             if amount >= index.rules.jaccard and amount > self._near.get(owner, (0.0,))[0]:
                 self._near[owner] = (amount, places[row])
-
-
-def excerpt(text: str, characters: int = 200) -> str:
-    """The beginning of a text on one line."""
-    line = " ".join(text.split())
-    return line if len(line) <= characters else line[: characters - 1] + "…"
 
 
 def describe(index: Index, numbers: Sequence[int]) -> dict[str, Any]:

@@ -25,7 +25,8 @@ from medsmith.records import read_json, read_jsonl, write_json, write_jsonl
 VOCABULARY = [f"{a}{b}{c}" for a in ("bra", "cor", "dys", "gas") for b in "aeiou" for c in ("lin", "mat", "ron", "tis")]
 BOILERPLATE = (
     "the patient was seen in clinic today and all questions were answered to the satisfaction of the patient and the "
-    "family before leaving"
+    "family before leaving and they were told to call the office or come to the emergency department at once if the "
+    "symptoms become worse or if there is any new pain or fever"
 )
 
 
@@ -54,7 +55,7 @@ def search_in(
     people = Patients(sets, patients or {})
     scan([folder / "training.jsonl"], search, people)
     matches = search.matches()
-    found = flagged_rows(search, matches, people, sets, "strict")
+    found = flagged_rows(search, matches, people, sets)
     ids = {row["id"] for row in found}
     return found, summary("notes", items, search, matches, people, ids, seed=0)
 
@@ -70,7 +71,8 @@ def test_each_planted_overlap_is_found_by_its_rule_and_no_clean_item_is(tmp_path
     """One whole copy, one inside a long document, one with a word in ten changed; boilerplate alone flags nobody."""
     long = [*words(900, "before"), *note(7).split(), *words(900, "after")]
     # Every tenth word: no 13-gram is left whole.
-    edited = [word if place % 10 else f"new{place}" for place, word in enumerate(note(11).split())]
+    own = note(11).removeprefix(BOILERPLATE).split()
+    edited = [*BOILERPLATE.split(), *(word if place % 10 else f"new{place}" for place, word in enumerate(own))]
     rows: list[dict[str, Any]] = [
         {"id": "a", "instruction": "Read.", "input": note(3).upper() + "!"},
         {"id": "b", "text": " ".join(long)},
@@ -272,6 +274,9 @@ def test_mistakes_are_one_line(tmp_path: Path) -> None:
         settings(tmp_path, training=[])
     with pytest.raises(UserError, match=r"patients\.medec: the suite suite has no benchmark medec"):
         main(settings(tmp_path, patients={"medec": "id"}))
+    (tmp_path / "empty.jsonl").write_text("")
+    with pytest.raises(UserError, match=r"empty\.jsonl: no training row"):
+        main(settings(tmp_path, training=[tmp_path / "empty.jsonl"]))
     items = {"pubmedqa": [Item("0", "0", ask("?", "?"), "yes")]}
     for folder, numbers, protocol, said in (
         ("other", [0], "clue", "evaluated under protocol clue, the suite has strict"),
