@@ -14,6 +14,7 @@ from eval.benchmark import Item, load_benchmark
 from eval.metrics import table_of
 from eval.statistics import Table, estimate, plain
 from medsmith.errors import UserError
+from medsmith.intervals import wilson
 from medsmith.records import read_json, read_jsonl
 from medsmith.run import require_finished
 
@@ -22,7 +23,12 @@ def share_of(ids: Collection[str], items: Sequence[Item], seed: int) -> dict[str
     """How many items, and their share with its interval."""
     counts = np.array([[item.id in ids, 1] for item in items], dtype=float)
     table = Table([item.id for item in items], [item.group for item in items], counts, bounds=(0.0, 1.0))
-    return {"items": int(counts[:, 0].sum()), **plain(estimate(table, seed))}
+    number = int(counts[:, 0].sum())
+    if number in (0, len(items)):
+        # A bootstrap of items that are all alike has no width; what is independent are the groups.
+        groups = len(set(table.groups))
+        return {"items": number, **wilson(groups if number else 0, groups)._asdict()}
+    return {"items": number, **plain(estimate(table, seed))}
 
 
 def read_effects(

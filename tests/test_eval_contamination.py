@@ -15,7 +15,7 @@ from eval import contamination
 from eval.benchmark import Item, ask
 from eval.contamination import Config, Patients, flagged_rows, main, scan, summary, wanted_of
 from eval.contamination_index import Rules, Search, build_index
-from eval.contamination_scores import effect, read_effects
+from eval.contamination_scores import effect, read_effects, share_of
 from eval.contamination_training import count_rows, read_rows, texts_of, training_files
 from medsmith.config import load
 from medsmith.digests import output_digests
@@ -207,6 +207,17 @@ def test_the_score_without_flagged_items_by_hand() -> None:
     assert set(nothing["difference"].values()) == {0.0}
     everything = effect(samples, {f"{n}" for n in range(10)}, "accuracy", False, seed=0)
     assert (everything["clean"], everything["difference"]) == (None, None)
+
+
+def test_the_interval_of_a_share_goes_by_documents() -> None:
+    """Of 20 items on 4 documents none, or all, flagged: Wilson's interval of 4, not none at all; of some, a bootstrap."""
+    items = [Item(f"{n}", f"document {n % 4}", ask("?", "?"), "yes") for n in range(20)]
+    none, every = share_of(set(), items, 0), share_of({f"{n}" for n in range(20)}, items, 0)
+    assert (none["items"], none["value"], none["high"]) == (0, 0.0, pytest.approx(0.490, abs=1e-3))
+    assert (every["items"], every["value"], every["low"]) == (20, 1.0, pytest.approx(0.510, abs=1e-3))
+    some = share_of({f"{n}" for n in range(0, 20, 4)}, items, 0)
+    assert (some["value"], some["low"]) == (0.25, 0.0)
+    assert 0.25 < some["high"] <= 1.0
 
 
 def pubmedqa(folder: Path) -> Path:
