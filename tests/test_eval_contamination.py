@@ -210,7 +210,7 @@ def test_the_score_without_flagged_items_by_hand() -> None:
 
 
 def test_the_interval_of_a_share_goes_by_documents() -> None:
-    """20 items on 4 documents, none or all flagged: Wilson's interval of 4, not one without width; some: a bootstrap."""
+    """20 items of 4 documents, all or none flagged: Wilson's interval of 4, and none without width."""
     items = [Item(f"{n}", f"document {n % 4}", ask("?", "?"), "yes") for n in range(20)]
     none, every = share_of(set(), items, 0), share_of({f"{n}" for n in range(20)}, items, 0)
     assert (none["items"], none["value"], none["high"]) == (0, 0.0, pytest.approx(0.490, abs=1e-3))
