@@ -195,6 +195,15 @@ def test_levels_count_alike(tmp_path: Path) -> None:
     assert result(task, ["right 0", "wrong 1", "wrong 1"])["value"] == 0.5
 
 
+def test_letter_and_question_stand_in_their_places(tmp_path: Path) -> None:
+    """MeDiSumQA: the letter within its frame, even one with a line QUESTION, and the question behind it."""
+    row = {"discharge_summary": "L\nQUESTION: none", "Question": "Why?", "Answer": "so it is"}
+    (tmp_path / "a.json").write_text(json.dumps([row]))
+    user = prepared("medisumqa", tmp_path, 0).items[0].messages[-1]["content"]
+    begin, end = (f"--------------{word} DISCHARGE LETTER--------------" for word in ("BEGIN", "END"))
+    assert user == f"{begin}\nL\nQUESTION: none\n{end}\nWhy?"
+
+
 def records(folder: Path) -> Path:
     """LongHealth: a patient of three texts and two of seven, a question on either of the first two."""
     question = {
