@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
-from contextlib import contextmanager
 from typing import Any
 
 from medsmith.chat import (
@@ -28,6 +26,7 @@ from medsmith.errors import UserError
 from medsmith.ids import IdSet
 from medsmith.journal import Journal, Spent
 from medsmith.limits import BudgetReached, Stopped
+from medsmith.machine import seldom_collected
 
 FAILURES_IN_A_ROW = 24
 """So many calls in a row that failed although each was tried again: the teacher is down, and the run stops."""
@@ -77,7 +76,7 @@ def run_calls(
     if total is None and isinstance(requests, Sized):
         total = len(requests)
     calls = _Calls(requests, chat, journal, concurrency, follow_up)
-    with _seldom_collected():
+    with seldom_collected():
         return asyncio.run(calls.run(description, total, credentialed=credentialed))
 
 
@@ -125,17 +124,6 @@ class Summary:
                 f"{failed} of {calls} calls had no answer, the last with: {self.last_error}; run again to "
                 "try those once more, or raise allow_failed to go on without them"
             )
-
-
-@contextmanager
-def _seldom_collected() -> Iterator[None]:
-    """Look for cyclic garbage after 50,000 new objects instead of 700, which costs a sixth of a run's CPU."""
-    before = gc.get_threshold()
-    gc.set_threshold(50_000, *before[1:])
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)
 
 
 class _Queue:
