@@ -90,6 +90,31 @@ def context_of(model: Any) -> int:
     return int(model.config.get_text_config().max_position_embeddings)
 
 
+def encode_options(
+    tokenizer: Any, items: Sequence[ChoiceItem], context: int
+) -> list[tuple[list[int], list[list[int]]]]:
+    """For each item the ids of its prompt and those of each option, which are encoded apart from the prompt.
+
+    Raises:
+        UserError: an item without options, an empty option, or a prompt with option longer than `context`.
+    """
+    prefixes = encode_chat(tokenizer, [item.messages for item in items])
+    flat = [option for item in items for option in item.options]
+    encoded = iter(tokenizer(flat, add_special_tokens=False)["input_ids"] if flat else [])
+    found = []
+    for number, (item, prefix) in enumerate(zip(items, prefixes, strict=True)):
+        branches = [next(encoded) for _ in item.options]
+        if not branches or not all(branches):
+            raise UserError(f"item {number} has no options or an empty one: {item.options}; give each option a text")
+        longest = len(prefix) + max(len(branch) for branch in branches)
+        if longest > context:
+            raise UserError(
+                f"item {number} needs {longest} tokens, the model's context is {context}; shorten the prompt"
+            )
+        found.append((prefix, branches))
+    return found
+
+
 def score_options(
     model: Any, tokenizer: Any, items: Sequence[ChoiceItem], batch_tokens: int | None = None
 ) -> list[OptionScores]:
@@ -104,19 +129,8 @@ def score_options(
     Raises:
         UserError: an item without options, an empty option, or a prompt with option longer than the model's context.
     """
-    prefixes = encode_chat(tokenizer, [item.messages for item in items])
-    flat = [option for item in items for option in item.options]
-    encoded = iter(tokenizer(flat, add_special_tokens=False)["input_ids"] if flat else [])
     rows: list[_Row] = []
-    for number, (item, prefix) in enumerate(zip(items, prefixes, strict=True)):
-        branches = [next(encoded) for _ in item.options]
-        if not branches or not all(branches):
-            raise UserError(f"item {number} has no options or an empty one: {item.options}; give each option a text")
-        longest = len(prefix) + max(len(branch) for branch in branches)
-        if longest > context_of(model):
-            raise UserError(
-                f"item {number} needs {longest} tokens, the model's context is {context_of(model)}; shorten the prompt"
-            )
+    for number, (prefix, branches) in enumerate(encode_options(tokenizer, items, context_of(model))):
         owners = [(number, option) for option in range(len(branches))]
         if _takes_tree_mask(model, len(prefix) + sum(map(len, branches))):
             rows.append(_Row(prefix, branches, 0, owners))
@@ -143,24 +157,35 @@ def document_nll(
     window = context if window is None else window
     if not 2 <= window <= context:
         raise UserError(f"window={window} is not between 2 and the model's context of {context} tokens")
-    begin = begin_of(tokenizer, getattr(model.config, "bos_token_id", None))
-    encoded = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"] if texts else []
+    begin = getattr(model.config, "bos_token_id", None)
+    pieces = [list(document_pieces(tokenizer, text, window, begin)) for text in texts]
     rows = [
         _Row(part[:1], [part[1:]], scored, [(number, 0)])
-        for number, ids in enumerate(encoded)
-        for part, scored in windows([begin, *ids], window)
+        for number, parts in enumerate(pieces)
+        for part, scored in parts
     ]
     totals = [0.0] * len(texts)
     counts = [0] * len(texts)
     for (number, _), value, count in _score_rows(model, rows, batch_tokens):
         totals[number] -= value
         counts[number] += count
-    for number, ids in enumerate(encoded):
-        assert counts[number] == len(ids), "every token of a document is scored exactly once"
     return [
         DocumentScore(total, count, len(text.encode()))
         for total, count, text in zip(totals, counts, texts, strict=True)
     ]
+
+
+def document_pieces(
+    tokenizer: Any, text: str, window: int, configured: int | None = None
+) -> Iterator[tuple[list[int], int]]:
+    """A document as pieces of at most `window` ids, with how many at the end of each are scored: every token once.
+
+    The first piece begins with the token that the document is conditioned on (see `begin_of`).
+    """
+    ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    pieces = list(windows([begin_of(tokenizer, configured), *ids], window))
+    assert sum(scored for _, scored in pieces) == len(ids), "every token of a document is scored exactly once"
+    yield from pieces
 
 
 def begin_of(tokenizer: Any, configured: int | None = None) -> int:

@@ -75,6 +75,8 @@ class _Failure:
 class OpenAIChat:
     """Chat completions over HTTP. One object serves several event loops, one after the other."""
 
+    path = "/chat/completions"
+
     def __init__(
         self,
         base_url: str,
@@ -255,7 +257,7 @@ class OpenAIChat:
         body = self.build_body(request, n)
         try:
             raw = await self._client.post(
-                "/chat/completions", cast_to=self._response, content=_dump(body), options=REQUEST_OPTIONS
+                self.path, cast_to=self._response, content=_dump(body), options=REQUEST_OPTIONS
             )
         except self._no_answer as error:
             return self._lost(error)
@@ -263,11 +265,14 @@ class OpenAIChat:
             schema = request.response_schema if "response_format" in body else None
             return self._refusal(error.status_code, error.response.headers, error.response.text, schema)
         try:
-            answer = _load(raw.content)
-            if not answer["choices"] or not all(isinstance(choice["message"], dict) for choice in answer["choices"]):
-                raise ValueError("no choices")
+            return self.read_answer(_load(raw.content))
         except (ValueError, KeyError, TypeError):
             return _Failure(f"not a chat completion: {raw.content[:200].decode(errors='replace')!r}", unsure=True)
+
+    def read_answer(self, answer: Any) -> dict[str, Any]:
+        """The answer as a chat completion with at least one choice; ValueError, KeyError or TypeError if it is none."""
+        if not answer["choices"] or not all(isinstance(choice["message"], dict) for choice in answer["choices"]):
+            raise ValueError("no choices")
         return dict(answer)
 
     def build_body(self, request: ChatRequest, n: int) -> dict[str, Any]:

@@ -44,11 +44,14 @@ class LocalModel:
     @functools.cached_property
     def fingerprint(self) -> str:
         """Of the contents of weights, tokenizer and chat template, and of the libraries that turn them into text."""
+        return content_id("transformers", self.content_digests(), self.dtype, version("torch"), version("transformers"))
+
+    def content_digests(self) -> dict[str, str]:
+        """The digest of every file that decides what the model answers."""
         files = sorted({path for pattern in IDENTITY for path in self.folder.glob(pattern)})
         if not any(path.suffix == ".safetensors" for path in files):
             raise UserError(f"{self.ref} holds no weights (*.safetensors); give the folder of a finished model")
-        digests = {path.name: file_digest(path) for path in files}
-        return content_id(digests, self.dtype, version("torch"), version("transformers"))
+        return {path.name: file_digest(path) for path in files}
 
     @functools.cached_property
     def tokenizer(self) -> Any:
@@ -119,7 +122,7 @@ def generate(model: Any, tokenizer: Any, prompts: list[list[int]], max_new_token
     import torch
     from transformers import GenerationConfig
 
-    ends = _end_ids(model, tokenizer)
+    ends = end_ids(model.generation_config.eos_token_id, tokenizer)
     width = max(map(len, prompts))
     pad = tokenizer.pad_token_id
     ids = torch.tensor([[pad] * (width - len(prompt)) + prompt for prompt in prompts], device=model.device)
@@ -152,9 +155,8 @@ def _own_settings(model: Any, settings: Any) -> Iterator[None]:
         model.generation_config = kept
 
 
-def _end_ids(model: Any, tokenizer: Any) -> set[int]:
-    """Every token that ends the assistant's turn."""
-    named = model.generation_config.eos_token_id
+def end_ids(named: int | list[int] | None, tokenizer: Any) -> set[int]:
+    """Every token that ends the assistant's turn: those of the generation settings, and the tokenizer's."""
     listed = named if isinstance(named, list) else [named]
     ends = {int(token) for token in [*listed, tokenizer.eos_token_id] if token is not None}
     if not ends:
