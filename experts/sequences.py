@@ -7,12 +7,12 @@ it ends the first and begins the second, where it is context, so that every toke
 
 from __future__ import annotations
 
-import bisect
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from medsmith.packing import Labelled, pack_rows
 from medsmith.records import Document
 
 Encode = Callable[[list[str]], list[list[int]]]
@@ -101,37 +101,6 @@ def cut(tokens: list[int], max_tokens: int) -> list[list[int]]:
     return [tokens[start : start + max_tokens] for start in starts]
 
 
-def pack(lengths: Iterable[int], capacity: int) -> list[list[int]]:
-    """Best-fit decreasing: the numbers of the pieces in each block, longest pieces first.
-
-    Each piece goes to the block that it leaves the least room in; none is cut.
-    """
-    order = sorted(enumerate(lengths), key=lambda item: (-item[1], item[0]))
-    blocks: list[list[int]] = []
-    room: list[tuple[int, int]] = []  # (room left, block), ascending
-    for number, length in order:
-        assert length <= capacity, "pieces are cut to the capacity before they are packed"
-        at = bisect.bisect_left(room, (length, -1))
-        if at == len(room):
-            blocks.append([number])
-            bisect.insort(room, (capacity - length, len(blocks) - 1))
-            continue
-        left, block = room.pop(at)
-        blocks[block].append(number)
-        bisect.insort(room, (left - length, block))
-    return blocks
-
-
 def block_rows(pieces: Sequence[Piece], max_tokens: int) -> list[dict[str, list[int]]]:
     """Blocks as a trainer's rows: input_ids, labels (a piece's first token is context), seq_lengths."""
-    rows = []
-    for block in pack([len(piece.tokens) for piece in pieces], max_tokens):
-        members = [pieces[number].tokens for number in block]
-        rows.append(
-            {
-                "input_ids": [token for tokens in members for token in tokens],
-                "labels": [label for tokens in members for label in (-100, *tokens[1:])],
-                "seq_lengths": [len(tokens) for tokens in members],
-            }
-        )
-    return rows
+    return pack_rows([Labelled(piece.tokens, piece.tokens) for piece in pieces], max_tokens)

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from experts import corpora, train
-from experts.sequences import Marks, Piece, block_rows, build_phase, cut, pack
+from experts.sequences import Marks, Piece, block_rows, build_phase, cut
 from medsmith import run
 from medsmith.config import Config, load
 from medsmith.errors import UserError
+from medsmith.packing import Blocks, pack
 from medsmith.records import Document, read_json, write_jsonl
 
 MARKS = Marks(begin=1, end=2)
@@ -101,7 +102,7 @@ def test_packed_block_equals_its_documents_alone(tiny_model: Path) -> None:
     pieces = [Piece("S", [drawn.randrange(5, 300) for _ in range(n)]) for n in (9, 20, 14, 5, 11)]
     rows = block_rows(pieces, 32)
     assert len(rows) == 2
-    batch = train.Blocks(pad=0)(rows)
+    batch = Blocks(pad=0)(rows)
     with torch.no_grad():
         for attention in ("sdpa", "eager"):
             model.set_attn_implementation(attention)
