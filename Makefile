@@ -51,8 +51,10 @@ nano: $(READY) ## make the embedded base model experts/nano again (15 minutes on
 	cp out/nano/base/*.json out/nano/base/*.jinja out/nano/base/*.safetensors experts/nano/
 	sed -i 's#$(CURDIR)/##g' experts/nano/run.json # paths of this machine are nobody else's
 
-tables: $(READY) ## write the generated tables of README.md again
+tables: $(READY) ## write the generated tables of README.md and docs/ again
 	$(BIN)/python tests/test_documents.py
+	PYTHONPATH=. $(BIN)/python tests/test_eval_protocols.py
+	PYTHONPATH=. $(BIN)/python tests/test_eval_published_defects.py
 
 lock: $(READY) ## write the versions of this environment into requirements.lock
 	@{ sed -n '/^#/p' requirements.lock; \

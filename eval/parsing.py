@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 # "not ENTAILMENT", "isn't an entailment", "rather than neutral": the label is named and denied.
 _DENIED = re.compile(
     r"(?:\b(?:not|no|never|neither|nor|non|cannot|without|rather than|instead of|except|excludes?|rules? out|unlikely)"
-    r"\b|n['’]t\b)[^.;:!?\n]{0,40}$",
+    r"\b|n['’]t\b)[^.;:!?\n]{0,40}\Z",
     re.IGNORECASE,
 )
 _MINUS = str.maketrans("−–—", "---")

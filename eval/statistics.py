@@ -116,11 +116,27 @@ class Overall(NamedTuple):
 
 
 def estimate(table: Table, seed: Seed = 0, resamples: int = 2000) -> Interval:
-    """A metric's value and its interval."""
+    """A metric's value and its interval.
+
+    Where every group stands at the same bound (all wrong, say), a bootstrap has no width, but the next group may
+    differ: there it is Wilson's interval of none, or all, of so many groups.
+    """
     if table.right_or_wrong():
         return wilson(table.counts[:, 0].sum(), len(table.ids))
+    if _at_one_bound(table):
+        groups, value = len(set(table.groups)), table.observed()
+        share = wilson(groups if value == table.bounds[1] else 0, groups)
+        low, high = (table.bounds[0] + part * (table.bounds[1] - table.bounds[0]) for part in (share.low, share.high))
+        return Interval(value, low, high)
     low, high = np.clip(_ends(draw([table], seed, resamples)[0]), *table.bounds)
     return Interval(table.observed(), float(low), float(high))
+
+
+def _at_one_bound(table: Table) -> bool:
+    """Whether there are several groups and each alone has the lowest, or each the highest, value there is."""
+    if len(set(table.groups)) < 2 or not all(map(math.isfinite, table.bounds)) or table.observed() not in table.bounds:
+        return False
+    return bool((table.value(table.by_group()) == table.observed()).all())
 
 
 def plain(found: NamedTuple) -> dict[str, Any]:
@@ -134,6 +150,8 @@ def method(table: Table) -> str:
     groups = len(set(table.groups))
     if table.right_or_wrong():
         return "Wilson"
+    if _at_one_bound(table):
+        return f"Wilson over {groups} groups that are all alike"
     return "none: all items are of one group" if groups == 1 else f"bootstrap over {groups} groups"
 
 

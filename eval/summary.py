@@ -31,8 +31,7 @@ def to_markdown(result: dict[str, Any]) -> str:
     if result["perplexity"]:
         parts += ["", "| corpus | perplexity per token | per byte | documents |", "| --- | ---: | ---: | ---: |"]
         parts += [
-            f"| {name} | {entry['per_token']:.2f} ({entry['low']:.2f}–{entry['high']:.2f}) | {entry['per_byte']:.3f} "
-            f"| {entry['documents']} |"
+            f"| {name} | {entry['per_token']:.2f} ({_ends(entry)}) | {entry['per_byte']:.3f} | {entry['documents']} |"
             for name, entry in result["perplexity"].items()
         ]
     return "\n".join(parts) + "\n"
@@ -48,3 +47,7 @@ def _interval(entry: dict[str, Any]) -> str:
     if entry["low"] is None:  # of one item there is none
         return f"{100 * entry['value']:.1f}"
     return f"{100 * entry['value']:.1f} ({100 * entry['low']:.1f}–{100 * entry['high']:.1f})"
+
+
+def _ends(entry: dict[str, Any]) -> str:
+    return "no interval" if entry["low"] is None else f"{entry['low']:.2f}–{entry['high']:.2f}"

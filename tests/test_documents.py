@@ -62,9 +62,10 @@ def merges() -> str:
 
 def benchmarks() -> str:
     from eval.benchmark import load_benchmark, names
+    from eval.results import headline
 
     found = {name: load_benchmark(name) for name in names()}
-    rows = ((f"`{name}`", one.METRIC, one.ACCESS, one.LICENCE, one.SOURCE) for name, one in found.items())
+    rows = ((f"`{name}`", headline(one, []), one.ACCESS, one.LICENCE, one.SOURCE) for name, one in found.items())
     return table("benchmark | headline metric | access | licence | where to get it", rows)
 
 

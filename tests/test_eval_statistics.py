@@ -304,3 +304,14 @@ def test_corrections_and_marks_by_hand() -> None:
 def test_a_share_reads_with_its_interval() -> None:
     """10 of 20 reads as 50 % with the Wilson bounds 29.9 and 70.1."""
     assert str(wilson(10, 20)) == "50.0 % (29.9 to 70.1)"
+
+
+@pytest.mark.parametrize(("score", "ends"), [(0.0, (0.0, 0.27753)), (1.0, (0.72247, 1.0))])
+def test_groups_that_are_all_alike_still_have_an_interval(score: float, ends: tuple[float, float]) -> None:
+    """Ten patients, all at zero (or one): the bootstrap has no width, Wilson of 0 (or 10) in 10 has."""
+    groups = [f"p{number // 4}" for number in range(40)]
+    table = Table([str(n) for n in range(40)], groups, np.array([[score, 1.0]] * 40), bounds=(0.0, 1.0))
+    found = estimate(table)
+    assert found.value == score
+    assert (found.low, found.high) == pytest.approx(ends, abs=1e-4)
+    assert method(table) == "Wilson over 10 groups that are all alike"

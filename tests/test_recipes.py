@@ -43,6 +43,7 @@ def kind_of(name: Path) -> str:
         "pipelines",
         "merge_recipes",
         "eval/suites",
+        "eval/clue/prompts",
     }:
         return folder
     if folder in {"medsmith", "mediflow/pairing", "mediflow/clinic", "mediflow/validation", "benchmarks"}:
@@ -182,6 +183,15 @@ def test_data_files_are_used(name: str) -> None:
     """A YAML beside modules is read by one of them."""
     place = ROOT / name
     assert [path.name for path in place.parent.glob("*.py") if f'"{place.name}"' in path.read_text()] != []
+
+
+@pytest.mark.parametrize("name", of_kind("eval/clue/prompts"))
+def test_a_published_prompt_belongs_to_a_benchmark(name: str) -> None:
+    """It is named like the benchmark that asks it, under the protocol clue."""
+    from eval.benchmark import load_benchmark
+
+    assert read_yaml(ROOT / name)
+    assert load_benchmark(Path(name).stem, "clue").VERSION >= 1
 
 
 @pytest.mark.parametrize("name", of_kind("eval/suites"))
