@@ -46,7 +46,7 @@ def peft_config(lora: Lora | None) -> Any:
 
     return LoraConfig(
         r=lora.r,
-        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # a whole number by their hint; any number by their code
+        lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules=lora.targets,
         use_rslora=lora.rslora,
@@ -110,6 +110,7 @@ def save_trained(
 
     Of a base in 4 bits the change is put into the weights as they were published, not into their 4 bits.
     """
+    from medsmith.layers import note_layers
     from medsmith.models import load_model, split_ref
     from medsmith.training import end_tokens, save_model
 
@@ -132,6 +133,7 @@ def save_trained(
     adapter = folder / "checkpoints" / "adapter" if lora.merge else folder
     model.save_pretrained(str(adapter), selected_adapters=["default"])
     model.config.save_pretrained(adapter)
+    note_layers(model.config, adapter)
     generation = model.generation_config
     generation.eos_token_id = end_tokens(tokenizer)
     generation.save_pretrained(adapter)

@@ -11,6 +11,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from medsmith.errors import UserError
+from medsmith.records import read_json
+
+ADAPTER = "adapter_config.json"
 
 
 def set_threads(threads: int | None) -> int:
@@ -30,7 +33,7 @@ def choose_device(device: str = "auto") -> str:
 
 def load_tokenizer(ref: str | Path) -> Any:
     """Load a tokenizer that has a chat template, left padding and a pad token."""
-    name, revision = _split(ref)
+    name, revision = split_ref(ref)
     tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
     if not tokenizer.chat_template:
         raise UserError(f"{ref} has no chat template; use an instruct model or add chat_template.jinja to the folder")
@@ -43,19 +46,57 @@ def load_tokenizer(ref: str | Path) -> Any:
 def load_model(ref: str | Path, dtype: str = "float32", device: str = "auto") -> Any:
     """Load a causal language model for inference in `dtype` (float32, bfloat16, float16) on `device`.
 
+    A folder with an adapter gives the model that the adapter makes of its base, computed in float32.
+
     Raises:
-        UserError: no such folder, or a weight that is not finite (the tensor is named).
+        UserError: no such folder, an adapter whose base is not there, or a weight that is not finite (it is named).
     """
-    name, revision = _split(ref)
     transformers_logging.disable_progress_bar()  # a bar for each file read, in every log of every step
-    model = AutoModelForCausalLM.from_pretrained(name, revision=revision, dtype=getattr(torch, dtype))
+    if is_adapter(ref):
+        model = _load_adapter(Path(ref)).to(getattr(torch, dtype))
+    else:
+        name, revision = split_ref(ref)
+        model = AutoModelForCausalLM.from_pretrained(name, revision=revision, dtype=getattr(torch, dtype))
     for tensor_name, tensor in model.named_parameters():
         if not torch.isfinite(tensor).all():
             raise UserError(f"{ref}: the weights '{tensor_name}' are not all finite; make the model again")
     return model.to(choose_device(device)).eval()
 
 
-def _split(ref: str | Path) -> tuple[str, str | None]:
+def is_adapter(ref: str | Path) -> bool:
+    """Whether a folder holds a low-rank adapter in place of a whole model."""
+    return isinstance(ref, Path) and (ref / ADAPTER).is_file()
+
+
+def base_of(adapter: Path) -> str | Path:
+    """The model that an adapter belongs to: a folder, or a hub id with its revision.
+
+    Raises:
+        UserError: the adapter does not say, or its base is a folder that is not there.
+    """
+    settings = read_json(adapter / ADAPTER)
+    said = str(settings.get("base_model_name_or_path") or "")
+    if (Path(said) / "config.json").is_file():
+        return Path(said)
+    if not said or Path(said).is_absolute() or said.startswith("."):
+        raise UserError(f"{adapter} is an adapter of '{said}', which is not there; make or fetch that model first")
+    return f"{said}@{settings['revision']}" if settings.get("revision") else said
+
+
+def _load_adapter(folder: Path) -> Any:
+    from peft import PeftModel
+    from transformers import GenerationConfig
+
+    name, revision = split_ref(base_of(folder))
+    base = AutoModelForCausalLM.from_pretrained(name, revision=revision, dtype=torch.float32)
+    model: Any = PeftModel.from_pretrained(base, str(folder)).merge_and_unload()
+    if (folder / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(folder)
+    return model
+
+
+def split_ref(ref: str | Path) -> tuple[str, str | None]:
+    """The name and the revision that transformers loads a model by; UserError where a folder holds none."""
     if isinstance(ref, Path):
         if not (ref / "config.json").is_file():
             raise UserError(f"{ref} is not a model folder (no config.json)")

@@ -306,12 +306,16 @@ def save_model(model: Any, tokenizer: Any, folder: Path, dtype: str = "float32")
             raise UserError(f"the trained weights '{name}' are not all finite; lower learning_rate in the recipe")
     model.to(getattr(torch, dtype))
     model.eval()
-    ends = [end_of_turn(tokenizer), tokenizer.eos_token_id, end_of_document(tokenizer)]
-    model.generation_config.eos_token_id = list(dict.fromkeys(ends))
+    model.generation_config.eos_token_id = end_tokens(tokenizer)
     if tokenizer.pad_token_id is not None:
         model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def end_tokens(tokenizer: Any) -> list[int]:
+    """What a generation stops at: the end of a turn first, then the tokenizer's own end and that of a document."""
+    return list(dict.fromkeys([end_of_turn(tokenizer), tokenizer.eos_token_id, end_of_document(tokenizer)]))
 
 
 def end_of_turn(tokenizer: Any) -> int:
