@@ -41,15 +41,26 @@ class Task:
 
 
 def prepare(
-    name: str, settings: BenchmarkSettings, path: Path, limit: int | None, context: int, protocol: str = "strict"
+    name: str,
+    settings: BenchmarkSettings,
+    path: Path,
+    limit: int | None,
+    context: int,
+    protocol: str = "strict",
+    likelihoods: bool = True,
 ) -> Task:
     """Load a benchmark, take the items that are asked, put examples in front and lay out options.
 
-    An answer gets no more than half of the model's context: the other half is for the question.
+    An answer gets no more than half of the model's context: the other half is for the question. Of a model without
+    `likelihoods` options are answered by writing their letter, and the settings of the task say so.
     """
     benchmark = load_benchmark(name, protocol)
     items, dropped, notes = benchmark.load(path, "test")
-    lettered = settings.choice == "letter" and benchmark.MAX_NEW_TOKENS == 0
+    options = benchmark.MAX_NEW_TOKENS == 0
+    if options and not likelihoods:
+        settings = settings.model_copy(update={"choice": "written"})
+    lettered = options and settings.choice != "text"
+    written = options and settings.choice == "written"
     arrange = getattr(benchmark, "arrange", None)
     if arrange is not None:  # the protocol has its own examples, taken from the items that are scored
         before = len(items)
@@ -64,7 +75,10 @@ def prepare(
         taken, shots = [list(map(_with_letters, rows)) for rows in (taken, shots)]
     if shots:
         taken = with_shots(taken, shots, settings.shots)
-    room = min(settings.max_new_tokens or benchmark.MAX_NEW_TOKENS, context // 2)
+    if written:
+        taken = list(map(_told, taken))
+    longest = settings.max_new_tokens or (LETTER_TOKENS if written else benchmark.MAX_NEW_TOKENS)
+    room = min(longest, context // 2)
     return Task(name, benchmark, settings, path, taken, dropped, room, notes)
 
 
@@ -96,7 +110,8 @@ def ask(task: Task, responses: Responses, folder: Path, bar: Bar, withheld: bool
         begins,
         task.name,
     )
-    if items[0].options:
+    written = task.settings.choice == "written" and bool(items[0].options)
+    if items[0].options and not written:
         asked = [ChoiceItem(chat, item.options) for chat, item in zip(conversations, items, strict=True)]
         lengths = [len(ids) + sum(map(len, item.options)) // 3 for ids, item in zip(encoded, items, strict=True)]
         rows = responses.choose(prompts, asked, lengths, bar)
@@ -107,8 +122,8 @@ def ask(task: Task, responses: Responses, folder: Path, bar: Bar, withheld: bool
     samples = []
     for item, prompt, cut, output, row in zip(items, prompts, truncated, outputs, rows, strict=True):
         details = {"truncated": cut, "finish": row["finish"]} if "finish" in row else {"truncated": cut, **row}
-        samples.append(sample_of(task.name, task.benchmark, item, prompt, output) | details)
-    if task.settings.generate and items[0].options:
+        samples.append(sample_of(task.name, task.benchmark, item, prompt, output, written) | details)
+    if task.settings.generate and items[0].options and not written:
         _write_letters(task, responses, samples, bar)
     return samples
 
@@ -161,9 +176,14 @@ def _fitted(engine: Engine, task: Task, room: int) -> tuple[list[list[dict[str, 
     return conversations, encoded, truncated
 
 
-def sample_of(name: str, benchmark: Benchmark, item: Item, prompt: str, output: str) -> dict[str, Any]:
-    """Answer, score and metric of one item. Unreadable: no answer, and 0 on every metric."""
-    found = benchmark.parse(output, item)
+def sample_of(
+    name: str, benchmark: Benchmark, item: Item, prompt: str, output: str, letter: bool = False
+) -> dict[str, Any]:
+    """Answer, score and metric of one item. Unreadable: no answer, and 0 on every metric.
+
+    `letter`: the output is a text that names the letter of an option.
+    """
+    found = parse_letter(output, item.options) if letter else benchmark.parse(output, item)
     answer = found.answer if isinstance(found, Repaired) else found
     scores = {} if answer is None else benchmark.score(answer, item)
     assert all(0 <= value <= 1 for value in scores.values()), f"{name}: a score of {item.id} is outside 0..1"

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from medsmith.likelihood import ChoiceItem, DocumentScore, OptionScores
 
 
 class Reply(NamedTuple):
-    """What a model wrote, how many tokens it is, and why it ended: "stop" or "length"."""
+    """What a model wrote, how many tokens it is, and why it ended: "stop", "length", or "failed" (nothing came)."""
 
     text: str
     tokens: int
@@ -48,3 +48,14 @@ class Engine(Protocol):
 
     def read(self, texts: list[str], window: int) -> list[DocumentScore]:
         """Score a batch of texts."""
+
+
+@runtime_checkable
+class RemoteEngine(Protocol):
+    """An engine that may send what it is asked to another machine, and may cost money."""
+
+    def refuse_remote(self, what: str) -> None:
+        """UserError unless `what`, data under a use agreement, may go where this model is."""
+
+    def usage(self) -> dict[str, Any]:
+        """Calls, tokens and cost."""

@@ -111,11 +111,14 @@ class Responses:
         return [self.known[key] for key in keys]
 
     def _keep(self, answers: dict[str, Answer], *, share: bool) -> None:
-        line = {"id": content_id(*answers), "answers": answers}
-        self.journal.append(line)
         self._own |= answers
         self.known |= answers
-        if share and self._shelf is not None:
+        # A call that failed counts as empty in this result; the next run makes it again.
+        kept = {key: row for key, row in answers.items() if row.get("finish") != "failed"}
+        line = {"id": content_id(*kept), "answers": kept}
+        if kept:
+            self.journal.append(line)
+        if kept and share and self._shelf is not None:
             self._shelf.mkdir(parents=True, exist_ok=True)
             with (self._shelf / self._shard).open("ab", buffering=0) as shard:
                 shard.write(to_line(line))

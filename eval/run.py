@@ -10,15 +10,19 @@ another metric costs nothing.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 import medsmith.config
 from eval.asking import Task, ask, prepare
 from eval.benchmark import load_benchmark
-from eval.responses import LOCAL, Responses
+from eval.engine import RemoteEngine
+from eval.engines.openai import EndpointConfig, open_endpoint
+from eval.responses import BULK, LOCAL, Responses
 from eval.results import read_corpus, summarise
 from eval.suite import find_suite, load_suite
 from eval.summary import to_markdown
@@ -29,6 +33,7 @@ from medsmith.command import run_command
 from medsmith.config import ModelRef, execution
 from medsmith.errors import UserError
 from medsmith.journal import Journal
+from medsmith.machine import seldom_collected
 from medsmith.progress import Bar
 from medsmith.records import content_id, write_json, write_jsonl
 from medsmith.run import find_record
@@ -47,7 +52,12 @@ class Config(medsmith.config.Config):
 
     libraries: ClassVar = ("torch", "transformers")
 
-    model: ModelRef = Field(description="a model folder, or a hub id with revision")
+    model: ModelRef = Field(description="a model folder, or a hub id with revision; its name at an endpoint")
+    engine: Literal["transformers", "vllm", "openai"] = Field(
+        "transformers", description="who runs the model: transformers or vLLM here, or an OpenAI-compatible endpoint"
+    )
+    endpoint: EndpointConfig | None = Field(None, description="for engine=openai: where it is, and what it may cost")
+    vllm: dict[str, Any] = execution({}, "for engine=vllm: arguments of vllm.LLM as they stand")
     name: str = Field("", description="what tables call the model; empty: the folder's name")
     suite: Annotated[Path, BeforeValidator(find_suite)] = Field(description="a name in eval/suites, or a YAML file")
     benchmarks: dict[str, DataRef] = Field(
@@ -65,15 +75,51 @@ class Config(medsmith.config.Config):
     store: Path | None = execution(None, "a folder where runs share answers; none: only those in raw/ of this run")
     threads: int | None = execution(None, "threads of torch; none: OMP_NUM_THREADS, else all cores")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _same_name(cls, values: Any) -> Any:
+        """An endpoint is asked for the model of the evaluation."""
+        if isinstance(values, dict) and isinstance(values.get("endpoint"), dict) and "model" in values:
+            return values | {"endpoint": {"model": str(values["model"])} | values["endpoint"]}
+        return values
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Config:
+        if (self.engine == "openai") != (self.endpoint is not None):
+            raise ValueError(
+                "engine openai and the block endpoint go together; set engine=openai and endpoint.base_url=ADDRESS"
+            )
+        return self
+
+    @property
+    def likelihoods(self) -> bool:
+        """Whether the engine can say how probable an option is."""
+        return self.endpoint is None or self.endpoint.tokenizer is not None
+
 
 def main(config: Config) -> Path:
     """Ask, score, and write the evaluation into config.out."""
-    from eval.engines.transformers import LocalModel
-    from medsmith.models import set_threads
+    # The libraries that run a model make a million objects when they are imported, and all of them stay.
+    with run.start(config, "eval.run") as this, seldom_collected(), open_engine(config, this.folder) as engine:
+        return evaluate(config, this, engine)
 
-    with run.start(config, "eval.run") as this:
+
+@contextmanager
+def open_engine(config: Config, folder: Path) -> Iterator[Engine]:
+    """The model, run as the config says; an endpoint's calls are kept in raw/ too."""
+    if config.endpoint is not None:
+        with open_endpoint(config.endpoint, folder / "raw") as endpoint:
+            yield endpoint
+    elif config.engine == "vllm":
+        from eval.engines.vllm import VllmModel
+
+        yield VllmModel(config.model, config.dtype, config.device, config.vllm)
+    else:
+        from eval.engines.transformers import LocalModel
+        from medsmith.models import set_threads
+
         set_threads(config.threads)
-        return evaluate(config, this, LocalModel(config.model, config.dtype, config.device))
+        yield LocalModel(config.model, config.dtype, config.device)
 
 
 def evaluate(config: Config, this: run.Run, engine: Engine) -> Path:
@@ -81,17 +127,24 @@ def evaluate(config: Config, this: run.Run, engine: Engine) -> Path:
     suite = load_suite(config.suite, config.benchmarks)
     paths = {name: resolve(name, ref, load_benchmark(name).ACCESS) for name, ref in config.benchmarks.items()}
     tasks = [
-        prepare(name, settings, paths[name], config.limit, engine.context, suite.protocol)
+        prepare(name, settings, paths[name], config.limit, engine.context, suite.protocol, config.likelihoods)
         for name, settings in suite.benchmarks.items()
     ]
     corpora = {name: read_corpus(path, config.limit_documents) for name, path in config.corpora.items()}
     if not tasks and not corpora:
         raise UserError("nothing to evaluate: the suite has no benchmark and no corpus was given")
+    if corpora and not config.likelihoods:
+        raise UserError(
+            "corpora need likelihoods, and those the model's tokenizer; set endpoint.tokenizer, or leave them"
+        )
+    refuse_remote(tasks, this, engine)
     total = sum(len(task.items) for task in tasks) + sum(map(len, corpora.values()))
     samples: list[dict[str, Any]] = []
     documents: list[dict[str, Any]] = []
     with Journal(this.folder / "raw" / "responses.jsonl") as journal, Bar("evaluating", total, "items") as bar:
-        size = LOCAL if config.batch_rows is None else LOCAL._replace(rows=config.batch_rows)
+        size = LOCAL if config.engine == "transformers" else BULK
+        if config.batch_rows is not None:
+            size = size._replace(rows=config.batch_rows)
         responses = Responses(engine, journal, size, config.store)
         for task in tasks:
             samples += ask(task, responses, this.folder, bar, withheld=is_withheld(task, config.keep_text))
@@ -105,6 +158,7 @@ def evaluate(config: Config, this: run.Run, engine: Engine) -> Path:
         "model": config.name or Path(config.model).name,
         "protocol": suite.protocol,
         "fingerprint": engine.fingerprint,
+        "engine": config.engine,
         "suite": config.suite.stem,
         "dtype": config.dtype,
         "window": window if corpora else None,
@@ -118,8 +172,22 @@ def evaluate(config: Config, this: run.Run, engine: Engine) -> Path:
     write_jsonl(this.folder / "samples.jsonl", shown)
     licences = {f"benchmark {name}": entry["licence"] for name, entry in result["benchmarks"].items()}
     this.facts["licences"] |= licences
+    if isinstance(engine, RemoteEngine):
+        this.facts["usage"] = engine.usage()
     counts = {"items": len(samples), "unreadable": sum(row["unreadable"] for row in samples)}
     return this.finish(**counts, documents=len(documents), dropped=sum(task.dropped.total() for task in tasks))
+
+
+def refuse_remote(tasks: list[Task], this: run.Run, engine: Engine) -> None:
+    """UserError where data under a use agreement would leave this machine, before anything is sent."""
+    from medsmith.hub import AGREEMENT
+
+    if not isinstance(engine, RemoteEngine):
+        return
+    named = [task.name for task in tasks if is_withheld(task, keep_text=False)]
+    named += [source for source, licence in this.facts["licences"].items() if AGREEMENT.search(licence)]
+    if named:
+        engine.refuse_remote(", ".join(named))
 
 
 def is_withheld(task: Task, keep_text: bool) -> bool:

@@ -19,7 +19,11 @@ class BenchmarkSettings(Block):
     """How one benchmark is asked."""
 
     shots: int = Field(0, ge=0, description="solved examples before the question, from the split for them")
-    choice: Literal["text", "letter"] = Field("text", description="what is scored of an option: its text, its letter")
+    choice: Literal["text", "letter", "written"] = Field(
+        "text",
+        description="what of an option is scored: the likelihood of its text or of its letter, or the letter that the "
+        "model writes",
+    )
     generate: bool = Field(False, description="let the model also write the letter of an option, beside its likelihood")
     limit: int | None = Field(None, ge=1, description="at most so many items, chosen by the hash of their ids")
     max_new_tokens: int | None = Field(None, ge=1, description="room for an answer, in place of the benchmark's own")

@@ -68,12 +68,16 @@ class LocalModel:
         return load_model(self.folder, self.dtype, self.device)
 
     @functools.cached_property
-    def context(self) -> int:
-        """The longest sequence that the model was built for."""
+    def config(self) -> Any:
+        """The model's configuration."""
         from transformers import AutoConfig
 
-        config = AutoConfig.from_pretrained(self.folder)
-        return int(config.get_text_config().max_position_embeddings)
+        return AutoConfig.from_pretrained(self.folder)
+
+    @functools.cached_property
+    def context(self) -> int:
+        """The longest sequence that the model was built for."""
+        return int(self.config.get_text_config().max_position_embeddings)
 
     def encode(self, messages: Sequence[Sequence[dict[str, str]]]) -> list[list[int]]:
         """Token ids of conversations, up to the opening of the assistant's turn."""
