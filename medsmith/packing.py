@@ -10,7 +10,7 @@ token is never a label, since it would be predicted from another's last.
 
 from __future__ import annotations
 
-import bisect
+import heapq
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -29,21 +29,28 @@ class Labelled(NamedTuple):
 def pack(lengths: Iterable[int], capacity: int) -> list[list[int]]:
     """Best-fit decreasing: the numbers of the pieces in each block, longest pieces first.
 
-    Each piece goes to the block that it leaves the least room in; none is cut.
+    Each piece goes to the block that it leaves the least room in; none is cut. The time grows with the number of pieces
+    and no faster: of each room that blocks may have left there is a heap of those blocks, and a bit that tells whether
+    it is empty.
     """
     order = sorted(enumerate(lengths), key=lambda item: (-item[1], item[0]))
     blocks: list[list[int]] = []
-    room: list[tuple[int, int]] = []  # (room left, block), ascending
+    with_room: list[list[int]] = [[] for _ in range(capacity + 1)]
+    rooms = 0  # bit n: some block has room for just n
     for number, length in order:
         assert length <= capacity, "pieces are cut to the capacity before they are packed"
-        at = bisect.bisect_left(room, (length, -1))
-        if at == len(room):
-            blocks.append([number])
-            bisect.insort(room, (capacity - length, len(blocks) - 1))
-            continue
-        left, block = room.pop(at)
+        fitting = rooms >> length
+        if fitting:
+            room = length + (fitting & -fitting).bit_length() - 1
+            block = heapq.heappop(with_room[room])
+            if not with_room[room]:
+                rooms ^= 1 << room
+        else:
+            room, block = capacity, len(blocks)
+            blocks.append([])
         blocks[block].append(number)
-        bisect.insort(room, (left - length, block))
+        heapq.heappush(with_room[room - length], block)
+        rooms |= 1 << room - length
     return blocks
 
 
@@ -63,17 +70,16 @@ def pack_rows(sequences: Sequence[Labelled], capacity: int, window: int | None =
     """Blocks as a trainer's rows: input_ids, labels, seq_lengths. With `window`, near the order given."""
     lengths = [len(one.tokens) for one in sequences]
     blocks = pack(lengths, capacity) if window is None else pack_in_order(lengths, capacity, window)
-    rows = []
-    for block in blocks:
-        members = [sequences[number] for number in block]
-        rows.append(
-            {
-                "input_ids": [token for one in members for token in one.tokens],
-                "labels": [label for one in members for label in (IGNORED, *one.labels[1:])],
-                "seq_lengths": [len(one.tokens) for one in members],
-            }
-        )
-    return rows
+    return [block_row([sequences[number] for number in block]) for block in blocks]
+
+
+def block_row(members: Sequence[Labelled]) -> dict[str, list[int]]:
+    """One block as a trainer's row."""
+    return {
+        "input_ids": [token for one in members for token in one.tokens],
+        "labels": [label for one in members for label in (IGNORED, *one.labels[1:])],
+        "seq_lengths": [len(one.tokens) for one in members],
+    }
 
 
 @dataclass(frozen=True)
