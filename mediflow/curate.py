@@ -30,7 +30,6 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from mediflow.curation.blocklists import Blocklist, load_blocklists
 from mediflow.curation.columns import (
     LEXICAL,
     SCREEN,
@@ -45,15 +44,16 @@ from mediflow.curation.columns import (
 from mediflow.curation.curated import CRITERIA, Sheet, why, write_ledger, write_sheet
 from mediflow.curation.decide import Decided, decide
 from mediflow.curation.decisions import Conflict, Verdict, read_reviewers, read_verdicts
-from mediflow.curation.decontaminate import Decontamination, Screen, build_screen
 from mediflow.curation.describe import Curation, write_description
 from mediflow.curation.filters import Limits
 from mediflow.curation.scores import describe_judges, read_scores, require_own_judges
 from mediflow.curation.semantic import LexicalEncoder, SemanticDuplicates
 from medsmith import run
+from medsmith.blocklists import Blocklist, load_blocklists
 from medsmith.command import run_command
 from medsmith.config import Block, execution
 from medsmith.config import Config as BaseConfig
+from medsmith.decontaminate import Decontamination, Screen, build_screen
 from medsmith.errors import UserError
 from medsmith.progress import Bar
 from medsmith.records import Instruction

@@ -20,7 +20,6 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from mediflow.curation.decontaminate import Decontamination
 from mediflow.teacher import MODEL as SIMULATED
 from mediflow.validation.asking import Calls, Entry
 from mediflow.validation.diversity import Diversity
@@ -31,6 +30,7 @@ from medsmith import run
 from medsmith.command import run_command
 from medsmith.config import Config as BaseConfig
 from medsmith.config import ModelRef, execution
+from medsmith.decontaminate import Decontamination
 from medsmith.errors import UserError, nearest
 from medsmith.llm import Chat, Engine, Journal, Summary, TeacherConfig, open_teacher, run_calls
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from mediflow.curation.blocklists import Blocked, load_blocklists
-from mediflow.curation.decontaminate import Decontamination, find_contaminated
+from medsmith.blocklists import Blocked, load_blocklists
+from medsmith.decontaminate import Decontamination, find_contaminated
 from medsmith.errors import UserError
 
 WORDS = [f"word{number}" for number in range(2000)]

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from mediflow.curation.dedup import find_exact_duplicates, find_near_duplicates, search, sign
+from medsmith.dedup import find_exact_duplicates, find_near_duplicates, search, sign
 from medsmith.shingles import jaccard, shingle, split_words
 
 WORDS = [f"word{number}" for number in range(3000)]

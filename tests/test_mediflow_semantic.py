@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from mediflow.curation.critical import agree, concept_of, critical_keys
-from mediflow.curation.dedup import search as search_near
-from mediflow.curation.dedup import sign
 from mediflow.curation.semantic import LexicalEncoder, SemanticDuplicates, open_encoder, search
+from medsmith.dedup import search as search_near
+from medsmith.dedup import sign
 from medsmith.errors import UserError
 from medsmith.shingles import shingle, split_words, tokenize
 

@@ -22,10 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mediflow.curation.critical import critical_keys
-from mediflow.curation.decontaminate import Decontamination, Found, Screen, load_screen
-from mediflow.curation.dedup import sign
 from mediflow.curation.filters import Finding, Limits, find_fault, may_be_faulty
 from mediflow.curation.semantic import Encoder, SemanticDuplicates, open_encoder
+from medsmith.decontaminate import Decontamination, Found, Screen, load_screen
+from medsmith.dedup import sign
 from medsmith.errors import UserError
 from medsmith.records import Instruction, content_id, parse_row
 from medsmith.shingles import Hashes, Places, Words, mix, ngrams, order_keys, tokenize

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mediflow.curation.blocklists import Blocklist
 from mediflow.curation.columns import Columns, Texts, edited_id
 from mediflow.curation.decide import Decided
 from mediflow.curation.decisions import Verdict
+from medsmith.blocklists import Blocklist
 from medsmith.errors import UserError
 from medsmith.records import Instruction
 

@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mediflow.curation import dedup, semantic
-from mediflow.curation.blocklists import Blocklist
+from mediflow.curation import semantic
 from mediflow.curation.columns import Columns, Part, Texts, edited_id, gather
 from mediflow.curation.critical import agree
 from mediflow.curation.decisions import Verdict
-from mediflow.curation.decontaminate import Found, Screen, judge_found
 from mediflow.curation.rank import order_by_quality, order_stratified
+from medsmith import dedup
+from medsmith.blocklists import Blocklist
+from medsmith.decontaminate import Found, Screen, judge_found
 from medsmith.progress import Bar
 from medsmith.shingles import Hashes, Places, mix, ngrams, tokenize
 from medsmith.spread import spread

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from mediflow.curation.dedup import Duplicate
 from medsmith.config import Block, execution
+from medsmith.dedup import Duplicate
 from medsmith.errors import UserError
 from medsmith.shingles import Hashes, Words, tokenize
 

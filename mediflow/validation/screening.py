@@ -27,7 +27,7 @@ def left(entries: Sequence[Entry]) -> list[Entry]:
 
 def drop_repeats(entries: Sequence[Entry], threshold: float) -> None:
     """Equal words anywhere, and within a topic a question with its context that is too like an earlier one."""
-    from mediflow.curation.dedup import find_exact_duplicates, find_near_duplicates
+    from medsmith.dedup import find_exact_duplicates, find_near_duplicates
 
     open_ = left(entries)
     for number, found in find_exact_duplicates([(entry.candidate.text,) for entry in open_]).items():
@@ -40,8 +40,8 @@ def drop_repeats(entries: Sequence[Entry], threshold: float) -> None:
 
 def drop_contaminated(entries: Sequence[Entry], config: Config) -> None:
     """Questions that hold a text of the blocklists: what a merge is chosen by must not be what it is reported on."""
-    from mediflow.curation.blocklists import load_blocklists
-    from mediflow.curation.decontaminate import find_contaminated
+    from medsmith.blocklists import load_blocklists
+    from medsmith.decontaminate import find_contaminated
 
     if not config.blocklists:
         return

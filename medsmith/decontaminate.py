@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from mediflow.curation.blocklists import Blocked
+from medsmith.blocklists import Blocked
 from medsmith.config import Block
 from medsmith.shingles import Hashes, Lookup, Places, Shingles, Words, count_shared, distinct, ngrams, tokenize
 
