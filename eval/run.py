@@ -124,6 +124,10 @@ def open_engine(config: Config, folder: Path) -> Iterator[Engine]:
 
 def evaluate(config: Config, this: run.Run, engine: Engine) -> Path:
     """Everything after the model has been chosen."""
+    if config.corpora and not config.likelihoods:
+        raise UserError(
+            "corpora need likelihoods, and those the model's tokenizer; set endpoint.tokenizer, or leave them"
+        )
     suite = load_suite(config.suite, config.benchmarks)
     paths = {name: resolve(name, ref, load_benchmark(name).ACCESS) for name, ref in config.benchmarks.items()}
     tasks = [
@@ -133,10 +137,6 @@ def evaluate(config: Config, this: run.Run, engine: Engine) -> Path:
     corpora = {name: read_corpus(path, config.limit_documents) for name, path in config.corpora.items()}
     if not tasks and not corpora:
         raise UserError("nothing to evaluate: the suite has no benchmark and no corpus was given")
-    if corpora and not config.likelihoods:
-        raise UserError(
-            "corpora need likelihoods, and those the model's tokenizer; set endpoint.tokenizer, or leave them"
-        )
     refuse_remote(tasks, this, engine)
     total = sum(len(task.items) for task in tasks) + sum(map(len, corpora.values()))
     samples: list[dict[str, Any]] = []

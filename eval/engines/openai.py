@@ -9,6 +9,7 @@ model's own tokenizer, because such a prompt is sent as token ids; without eithe
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -30,6 +31,9 @@ from medsmith.records import content_id
 if TYPE_CHECKING:
     from medsmith.likelihood import ChoiceItem, DocumentScore, OptionScores
     from medsmith.openai_chat import OpenAIChat
+
+NOT_SERVED = re.compile(r"HTTP 4(?:00|04|05|22)")
+"""How a server says that it has no such path, or does not echo."""
 
 BYTES_PER_TOKEN = 3
 """Clinical text has more in most tokenizers: a prompt that is thought to fit does, and few are cut without need."""
@@ -170,7 +174,7 @@ class Endpoint:
         try:
             found = self._call(requests, EchoChat)
         except UserError as error:
-            raise no_likelihoods(self.base_url, str(error)) if "HTTP 404" in str(error) else error from None
+            raise no_likelihoods(self.base_url, str(error)) if NOT_SERVED.search(str(error)) else error from None
         refused = next((row["error"] for row in found if row["error"] and row["final"]), None)
         if refused:
             raise no_likelihoods(self.base_url, refused)
