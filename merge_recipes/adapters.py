@@ -25,6 +25,7 @@ import numpy as np
 
 from medsmith.digests import combined, file_digest
 from medsmith.errors import UserError
+from medsmith.layers import require_same_layers
 from medsmith.records import read_json, write_json
 from merge_recipes.parents import FOLDED, check_room, first_broken_tensor, weights_digest, widest_type
 from merge_recipes.stream import SMALL_FILES, copy_small_files
@@ -90,6 +91,7 @@ def fold_all(adapters: Mapping[str, Path], base: Path, base_ref: str | Path, int
     """
     todo = {}
     for name, folder in adapters.items():
+        require_same_layers(name, folder, base)
         _check_base(name, _read_config(name, folder), base, base_ref)
         note = {"version": VERSION, "adapter": _digest(folder), "base": weights_digest(base)}
         path = into / name / NOTE

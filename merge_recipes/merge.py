@@ -11,6 +11,7 @@ from typing import Any
 
 from medsmith.errors import UserError
 from merge_recipes.parents import tensor_shapes
+from merge_recipes.passthrough import PER_LAYER, layers_of
 from merge_recipes.recipe import resolve
 
 
@@ -36,7 +37,7 @@ def merge(recipe: Mapping[str, Any], folders: Mapping[str, Path], target: Path, 
         copy_tokenizer=True, lazy_unpickle=True, quiet=True, random_seed=seed, write_model_card=False, device="cpu"
     )
     try:
-        with _quiet():
+        with _quiet(), _types_of_layers(layers_of(recipe)):
             run_merge(configuration, str(target), options=options)
     except (RuntimeError, ValueError, TypeError) as error:
         raise UserError(f"mergekit refuses the merge: {error}") from error
@@ -84,6 +85,32 @@ def _know_tied_heads(base: Path) -> None:
     for name in config.architectures or []:
         if name in NAME_TO_ARCH:
             NAME_TO_ARCH[name] = [amended(architecture) for architecture in NAME_TO_ARCH[name]]
+
+
+@contextlib.contextmanager
+def _types_of_layers(kept: list[int] | None) -> Iterator[None]:
+    """Have mergekit keep the attention of the layers that it keeps.
+
+    It writes the new depth and leaves `layer_types` (Qwen, Gemma and others) as long as it was, which transformers
+    refuses to save.
+    """
+    import mergekit.merge
+
+    made = mergekit.merge._model_out_config
+
+    def shortened(*given: Any, **named: Any) -> Any:
+        config = made(*given, **named)
+        text = config.get_text_config()
+        for key in PER_LAYER:
+            if kept is not None and getattr(text, key, None):
+                setattr(text, key, [getattr(text, key)[layer] for layer in kept])
+        return config
+
+    mergekit.merge._model_out_config = shortened
+    try:
+        yield
+    finally:
+        mergekit.merge._model_out_config = made
 
 
 @contextlib.contextmanager

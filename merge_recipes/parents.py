@@ -25,6 +25,7 @@ STRUCTURE = (
     "model_type",
     "architectures",
     "num_hidden_layers",
+    "kept_layers",
     "hidden_size",
     "intermediate_size",
     "num_attention_heads",
@@ -44,6 +45,7 @@ STRUCTURE = (
 
 REMEDIES = {
     "num_hidden_layers": "their depths differ; only a recipe with slices can stack layers or leave some out",
+    "kept_layers": "they were pruned to other layers; prune both to the same ones, or merge before pruning",
     "vocab_size": "their vocabularies differ; merge models that were trained from one base without adding tokens",
 }
 """What to do where one of these differs; of all others the general sentence holds."""
@@ -266,7 +268,7 @@ def _fetch(name: str, ref: str) -> Path:
 
 
 def _check_structure(folders: Mapping[str, Path], base: str, stacked: bool) -> None:
-    keys = [key for key in STRUCTURE if not (stacked and key == "num_hidden_layers")]
+    keys = [key for key in STRUCTURE if not (stacked and key in ("num_hidden_layers", "kept_layers"))]
     configs = {name: _read_config(name, folder) for name, folder in folders.items()}
     ours = configs[base]
     for name, theirs in configs.items():

@@ -16,6 +16,7 @@ from medsmith.progress import Bar
 from medsmith.records import write_json
 from merge_recipes.arithmetic import METHODS
 from merge_recipes.parents import FOLDED, first_broken_tensor, tensor_shapes, weights_digest
+from merge_recipes.passthrough import note_kept
 from merge_recipes.recipe import names_of, resolve, stacks_layers
 from merge_recipes.stream import Merger
 
@@ -87,6 +88,7 @@ def build(
 
         merge(recipe, folders, building, dtype, seed)
     complete(base, building)
+    note_kept(recipe, base, building)
     facts = check_result(
         building, tensor_shapes(base), stacks_layers(recipe), finite_known=merger is not None, load=engine.verify
     )
