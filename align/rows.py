@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from align.quotas import Quotas, Room
 from medsmith.records import Instruction, content_id
 
 
@@ -68,16 +69,25 @@ def short_enough(rows: Sequence[Instruction], tokens: Sequence[int], max_tokens:
     return Selection(kept, dropped)
 
 
-def best(rows: Sequence[Instruction], count: int | None, seed: int) -> Selection:
-    """The `count` rows of the highest judged quality (None: all); equal ones and unjudged ones, last, by hash of id."""
+def best(rows: Sequence[Instruction], count: int | None, seed: int, quotas: Quotas | None = None) -> Selection:
+    """The `count` rows of the highest judged quality (None: all), of no kind more than its quota.
+
+    Rows of equal quality stand by hash of id, and those that nobody judged come last.
+    """
     ranked = sorted(
         in_order(rows, seed), key=lambda row: row.quality if row.quality is not None else float("-inf"), reverse=True
     )
     limit = len(ranked) if count is None else count
-    dropped = [
-        {"id": row.id, "reason": f"not among the best {limit}", "quality": row.quality} for row in ranked[limit:]
-    ]
-    return Selection(ranked[:limit], dropped)
+    room = Room(quotas or {}, count)
+    kept: list[Instruction] = []
+    dropped: list[dict[str, Any]] = []
+    for row in ranked:
+        reason = f"not among the best {limit}" if len(kept) >= limit else room.take(row)
+        if reason is None:
+            kept.append(row)
+        else:
+            dropped.append({"id": row.id, "reason": reason, "quality": row.quality})
+    return Selection(kept, dropped)
 
 
 def in_order(rows: Sequence[Instruction], seed: int) -> list[Instruction]:
