@@ -4,80 +4,29 @@ from __future__ import annotations
 
 import csv
 import logging
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Annotated, Any
-
-from pydantic import BeforeValidator, Field
+from typing import Any
 
 from eval.benchmark import Published
+from medsmith import hub_data
 from medsmith.digests import combined, file_digest
 from medsmith.errors import UserError
+from medsmith.hub_data import DataRef as DataRef  # of the commands that name benchmarks
+from medsmith.hub_data import Fetch
 from medsmith.records import read_json, read_jsonl
 from medsmith.run import find_record
 
 # A note of many pages in one cell is longer than the module's default limit of 128 KiB.
 _LONGEST_CELL = 2**27
 
-# What a data set on the hub is given by. A branch moves: only a commit, or a tag that looks like a version, stays.
-_HUB_DATA = re.compile(r"([A-Za-z0-9][\w.-]*/[\w.-]+)@([\w.-]+)")
-_PINNED = re.compile(r"[0-9a-f]{40}|v\d+(\.[\w-]+)*|\d+(\.[\w-]+)+")
-_DATA_FILES = ("*.csv", "*.json", "*.jsonl", "*.parquet", "*.xlsx")
-
 log = logging.getLogger("eval.run")
 
 
-def _path_or_hub_data(value: Any) -> Any:
-    """Text of the form owner/name@revision stays text, all else is a path."""
-    if not isinstance(value, str) or Path(value).exists():
-        return Path(value) if isinstance(value, str) else value
-    if _HUB_DATA.fullmatch(value):
-        return value
-    if _HUB_DATA.fullmatch(f"{value}@1"):
-        raise ValueError(f"there is no '{value}' here; of a data set on the hub say which: {value}@REVISION")
-    return Path(value).expanduser()
-
-
-DataRef = Annotated[str | Path, Field(union_mode="smart"), BeforeValidator(_path_or_hub_data)]
-"""A file or folder (an artefact), or a data set on the hub by `owner/name@revision` (text: it names its bytes)."""
-
-
-def resolve(name: str, value: str | Path, access: str, fetch: Callable[[str, str], Path] | None = None) -> Path:
-    """Where the data of a benchmark lie: the given path, or a snapshot of the hub by `fetch(repository, revision)`.
-
-    Raises:
-        UserError: the revision is not pinned, the set may not be on the hub, or the hub does not give it.
-    """
-    if isinstance(value, Path):
-        return value
-    match = _HUB_DATA.fullmatch(value)
-    if match is None or not _PINNED.fullmatch(match[2]):
-        raise UserError(
-            f"benchmarks.{name}: '{value}' does not stay what it is; pin a commit of 40 hexadecimal digits, or a tag "
-            "such as v1.0 (owner/name@revision)"
-        )
-    if access != "open":
-        raise UserError(
-            f"benchmarks.{name}: {value} is not read from the hub, the set is under an agreement; get it from its "
-            "source and give the path"
-        )
-    try:
-        return (fetch or _fetch)(match[1], match[2])
-    except (OSError, ValueError) as error:  # all that the hub's library raises is one of the two
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(
-            f"benchmarks.{name}: the hub does not give {value} ({reason}); check name and revision"
-        ) from None
-
-
-def _fetch(repository: str, revision: str) -> Path:
-    try:
-        from huggingface_hub import snapshot_download
-    except ImportError:
-        raise UserError("huggingface_hub is not installed; pip install 'medsmith[hub]'") from None
-    return Path(snapshot_download(repository, repo_type="dataset", revision=revision, allow_patterns=list(_DATA_FILES)))
+def resolve(name: str, value: str | Path, access: str, fetch: Fetch | None = None) -> Path:
+    """Where the data of a benchmark lie: the given path, or a snapshot of the hub by `fetch(repository, revision)`."""
+    return hub_data.resolve(f"benchmarks.{name}", value, access, fetch)
 
 
 def file_notes(rows: Mapping[Path, int], published: Mapping[str, Published]) -> dict[str, Any]:
