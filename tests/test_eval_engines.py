@@ -11,6 +11,7 @@ import torch
 
 from eval.engines.transformers import LocalModel, generate
 from medsmith.errors import UserError
+from medsmith.likelihood import ChoiceItem
 
 CHATS = [
     [{"role": "user", "content": text}]
@@ -108,3 +109,36 @@ def test_the_prompt_ends_with_the_assistants_opening(engine: LocalModel) -> None
     assert engine.decode(ids) == "<|user|>\nNo fever.<|end|>\n<|assistant|>\n"
     assert engine.context == 256
     assert engine.tokens_of(["No fever.", ""])[1] == 0
+
+
+def test_only_needed_positions_reach_the_output_layer(engine: LocalModel) -> None:
+    """Of a prompt that is continued one position becomes logits; of one with options, their tail."""
+    seen: list[int] = []
+    head = engine.model.get_output_embeddings().register_forward_pre_hook(
+        lambda module, given: seen.append(given[0].shape[1])
+    )
+    encoded = engine.encode(CHATS)
+    options = ["pneumonia", "E11.9"]
+    try:
+        engine.write(encoded, 4)
+        assert seen == [1, 1, 1, 1]
+        seen.clear()
+        engine.choose([ChoiceItem(chat, options) for chat in CHATS])
+    finally:
+        head.remove()
+    assert seen and max(seen) <= sum(engine.tokens_of(options)) + 1 < max(map(len, encoded))
+
+
+@pytest.mark.parametrize("together", [1, 2, 7])
+def test_prompts_of_any_length_are_written_alike_in_any_company(engine: LocalModel, together: int) -> None:
+    """From one word to the model's whole context: texts, token counts and reasons do not depend on the batch."""
+    texts = ["?", "fever " * 100, "No fever.", "pain " * 40, "a", "b", "Left lower lobe pneumonia. " * 5]
+    encoded = engine.encode([[{"role": "user", "content": text}] for text in texts])
+    assert max(map(len, encoded)) > 100 > 10 > min(map(len, encoded))
+    alone = [engine.write([ids], 6)[0] for ids in encoded]
+    found = [
+        reply
+        for start in range(0, len(encoded), together)
+        for reply in engine.write(encoded[start : start + together], 6)
+    ]
+    assert found == alone
