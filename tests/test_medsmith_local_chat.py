@@ -1,0 +1,94 @@
+"""A model in this process answers like any teacher, and what it draws is a request's own."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from medsmith.calls import run_calls
+from medsmith.chat import ChatRequest, chat_request
+from medsmith.errors import UserError
+from medsmith.journal import Journal
+from medsmith.local_chat import LocalChat, gumbel
+
+TEXTS = ("Fever?", "The patient denies chest pain. Answer the question.", "No.", "Left lower lobe pneumonia?")
+
+
+def requests(chat: LocalChat, **settings: Any) -> list[ChatRequest]:
+    asked = {"temperature": 1.0, "max_tokens": 8, "n": 3} | settings
+    return [chat_request(chat.name, [{"role": "user", "content": text}], **asked) for text in TEXTS]
+
+
+def answers(chat: LocalChat, asked: Sequence[ChatRequest], folder: Path) -> dict[str, list[str]]:
+    with Journal(folder / "calls.jsonl") as journal:
+        rows = run_calls(asked, chat, journal, 1, "test")
+        return {request.id: rows[request.id]["texts"] for request in asked}
+
+
+@pytest.fixture(scope="module")
+def chat(tiny_model: Path) -> LocalChat:
+    return LocalChat(tiny_model)
+
+
+def test_answers_do_not_depend_on_neighbours(chat: LocalChat, tmp_path: Path) -> None:
+    """Alone, together, or continued after a kill: the same texts; the texts of one request differ from one another."""
+    asked = requests(chat)
+    together = answers(chat, asked, tmp_path / "together")
+    alone = {key: texts for one in asked for key, texts in answers(chat, [one], tmp_path / one.id).items()}
+    assert together == alone
+    answers(chat, asked[:2], tmp_path / "half")
+    assert answers(chat, asked, tmp_path / "half") == together
+    assert all(len(texts) == 3 == len(set(texts)) for texts in together.values())
+
+
+def test_temperature_zero_is_the_likeliest_text(chat: LocalChat, tiny_model: Path, tmp_path: Path) -> None:
+    """It is what transformers' own greedy decoding writes, and all texts of a request are alike."""
+    import torch
+
+    from medsmith.likelihood import encode_chat
+    from medsmith.models import load_model, load_tokenizer
+
+    tokenizer, model = load_tokenizer(tiny_model), load_model(tiny_model)
+    found = answers(chat, asked := requests(chat, temperature=0.0, n=2), tmp_path)
+    for request in asked:
+        ids = torch.tensor(encode_chat(tokenizer, [list(request.messages)]))
+        for _ in range(8):
+            ids = torch.cat([ids, model(ids).logits[:, -1:].argmax(-1)], 1)
+        assert set(found[request.id]) == {tokenizer.decode(ids[0, -8:], skip_special_tokens=True)}
+
+
+def test_largest_with_noise_is_a_draw_from_the_softmax() -> None:
+    """Of 4,000 draws each token has its share within 3 %; with top_p the unlikely ones never come."""
+    import torch
+
+    logits = torch.tensor([[1.0, 0.0, -1.0, 2.0]])
+    for temperature, top_p in ((1.0, 1.0), (2.0, 1.0), (1.0, 0.7)):
+        seeds = [f"{number:x}" for number in range(4000)]
+        drawn = gumbel(seeds, temperature, top_p)(torch.zeros(0), logits.expand(4000, -1)).argmax(-1).tolist()
+        wanted = (logits[0] / temperature).softmax(0)
+        if top_p < 1:
+            wanted = torch.where(torch.tensor([True, False, False, True]), wanted, 0)
+            wanted = wanted / wanted.sum()
+        counts = Counter(drawn)
+        assert [counts[token] / 4000 for token in range(4)] == pytest.approx(wanted.tolist(), abs=0.03)
+        assert top_p == 1 or set(counts) == {0, 3}
+
+
+def test_prompts_without_room_fail_alone(chat: LocalChat, tmp_path: Path) -> None:
+    """One prompt longer than the context has an error in its row; its neighbour is answered."""
+    long = chat_request(chat.name, [{"role": "user", "content": "word " * 400}], max_tokens=4)
+    short = requests(chat)[0]
+    with Journal(tmp_path / "calls.jsonl") as journal:
+        rows = run_calls([long, short], chat, journal, 1, "test")
+        assert "the context no more" in rows[long.id]["error"] and len(rows[short.id]["texts"]) == 3
+
+
+def test_another_model_is_another_name(chat: LocalChat, tiny_model: Path, tmp_path: Path) -> None:
+    """The name holds the content of the folder and how it draws; a folder that is not there is refused."""
+    assert LocalChat(tiny_model).name == chat.name != LocalChat(tiny_model, top_p=0.9).name
+    with pytest.raises(UserError, match="no such model folder"):
+        LocalChat(tmp_path / "none")
