@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from medsmith.digests import VOLATILE_FILES, VOLATILE_FOLDERS
+from medsmith.documents import with_texts
 from medsmith.errors import UserError
 from medsmith.records import read_jsonl
 
@@ -89,7 +90,7 @@ def _readable(folder: Path) -> Iterator[Path]:
 
 def _values(file: Path) -> Iterator[dict[str, Any]]:
     if file.suffix == ".jsonl":
-        yield from read_jsonl(file)
+        yield from with_texts(file, read_jsonl(file))
     elif file.suffix == ".parquet":
         import pyarrow.parquet
 

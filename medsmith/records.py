@@ -256,9 +256,17 @@ def parse_row(cls: type[Row], values: dict[str, Any], where: str) -> Row:
     return cls(**{name: values[name] for name in names if name in values})
 
 
+def stream_documents(path: Path) -> Iterator[Document]:
+    """The documents of a JSON Lines corpus, with id, title, text (or where to read it), source, license."""
+    from medsmith.documents import with_texts
+
+    for number, row in enumerate(with_texts(path, read_jsonl(path)), 1):
+        yield parse_row(Document, row, f"{path} row {number}")
+
+
 def read_documents(path: Path) -> list[Document]:
-    """Read a corpus of JSON Lines with the columns id, title, text, source, license."""
-    return [parse_row(Document, row, f"{path} row {n}") for n, row in enumerate(read_jsonl(path), 1)]
+    """All documents of a JSON Lines corpus."""
+    return list(stream_documents(path))
 
 
 def write_parquet(path: Path, rows: list[Instruction]) -> int:
