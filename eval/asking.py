@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eval.benchmark import Benchmark, Item, Repaired, limited, load_benchmark, with_shots
+from eval.engine import RemoteEngine
 from eval.parsing import parse_letter
 from eval.responses import Responses, fit
 from eval.suite import BenchmarkSettings
@@ -98,9 +99,9 @@ def ask(task: Task, responses: Responses, folder: Path, bar: Bar, withheld: bool
     conversations, encoded, truncated = _fitted(engine, task, room)
     prompts = [engine.decode(ids) for ids in encoded]
     begins = engine.begin_tokens(encoded[0])
-    shown = (
-        {"prompt": f"sha256:{content_id(prompts[0])}"} if withheld else {"prompt": prompts[0], "token_ids": encoded[0]}
-    )
+    shown: dict[str, Any] = {"prompt": f"sha256:{content_id(prompts[0])}"} if withheld else {"prompt": prompts[0]}
+    if not withheld and not isinstance(engine, RemoteEngine):  # which shows no tokens
+        shown["token_ids"] = encoded[0]
     first = {"benchmark": task.name, **shown, "tokens": len(encoded[0]), "begin_of_text_tokens": begins}
     write_json(folder / "log" / "first_prompts" / f"{task.name}.json", first)
     log.info(

@@ -188,6 +188,20 @@ def test_a_stopped_run_pays_for_no_call_twice(data: Path, tmp_path: Path) -> Non
     assert (out / "samples.jsonl").read_bytes() == (whole / "samples.jsonl").read_bytes()
 
 
+def test_a_larger_limit_elsewhere_takes_what_the_store_has(data: Path, tmp_path: Path) -> None:
+    """Four of eight questions in one folder, all of them in another: four more calls; a third folder makes none."""
+    server, store = Server(), tmp_path / "store"
+    score(tmp_path / "four", data, server, endpoint(), limit=4, store=store)
+    assert server.counts.total() == 4
+    eight = score(tmp_path / "eight", data, server, endpoint(), store=store)
+    assert server.counts.total() == 8
+    again = score(tmp_path / "again", data, server, endpoint(), store=store)
+    assert server.counts.total() == 8
+    assert (again / "samples.jsonl").read_bytes() == (eight / "samples.jsonl").read_bytes()
+    first = read_json(again / "log" / "first_prompts" / "icd10cm.json")
+    assert "token_ids" not in first and "What is A0" in first["prompt"]
+
+
 def test_a_call_without_an_answer_is_an_error_or_counts_as_empty(data: Path, tmp_path: Path) -> None:
     """One of eight is refused: the run stops and says why; allowed, it is unreadable, and asked again by the next."""
     broken, whole = Server(refused={"A03": 400}), Server()
