@@ -10,7 +10,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from eval.parsing import split_list
-from eval.rouge import rouge_l, rouge_n, words_of
+from medsmith.rouge import rouge_l, rouge_n, words_of
 
 
 def rouge(answer: str, gold: str) -> dict[str, float]:

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from eval.rouge import longest_common, rouge_l, rouge_n, words_of
+from medsmith.rouge import longest_common, rouge_l, rouge_n, words_of
 
 
 def test_every_value_is_the_very_float_of_the_reference() -> None:
