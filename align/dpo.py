@@ -2,8 +2,8 @@
 
     python -m align.dpo align/recipes/dpo.yml model=out/… data=out/… out=out/…
 
-Writes a model folder, `dropped.jsonl`, `mask.txt` and `log/metrics.jsonl`; run.json says how probable the good and the
-bad answers were before and after, and warns where the good ones lost (likelihood displacement).
+Writes a model folder, `dropped.jsonl`, `mask.html`, `mask.txt` and `log/metrics.jsonl`; run.json says how probable the
+good and the bad answers were before and after, and warns where the good ones lost (likelihood displacement).
 """
 
 from __future__ import annotations
@@ -34,6 +34,9 @@ class Config(config.Config):
     heldout_share: float = Field(0.05, ge=0, lt=1, description="share of instructions to measure preferences on")
     measured_pairs: int = Field(256, ge=1, description="pairs to measure before and after; training pairs if none held")
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="the type to save the weights in")
+    show_text: bool | None = Field(
+        None, description="write texts of training rows into mask files; default: where their licence is known and open"
+    )
     trainer: dict[str, Any] = Field(default_factory=dict, description="trl.DPOConfig, as it stands")
     threads: int | None = execution(None, "torch threads; default: OMP_NUM_THREADS, else all cores")
 
@@ -41,7 +44,9 @@ class Config(config.Config):
 def main(settings: Config, callbacks: Sequence[Any] = ()) -> Path:
     """Train, measure preferences before and after, save. `callbacks` are transformers' own."""
     from align.preferences import compare, measure
-    from align.prepare import CHECKED_ROWS, check_masks, choose_rows
+    from align.prepare import choose_rows
+    from medsmith.access import may_show
+    from medsmith.masks import CHAT, look
     from medsmith.models import load_model, load_tokenizer
     from medsmith.training import run_trainer, save_model, trainer_arguments
 
@@ -58,7 +63,9 @@ def main(settings: Config, callbacks: Sequence[Any] = ()) -> Path:
         model = load_model(settings.model)
         before = measure(model, tokenizer, measured)
         trainer = _trainer(model, arguments, chosen.train, chosen.heldout, tokenizer, callbacks)
-        check_masks(_masks(trainer, CHECKED_ROWS), tokenizer, this.folder / "mask.txt")
+        show = may_show(settings.show_text, [settings.data])
+        labels = [row.task_type for row in chosen.train]
+        trained = look(trainer, tokenizer, CHAT, this.folder, show=show, labels=labels)
         summary = run_trainer(trainer, this, "dpo")
         save_model(trainer.model, tokenizer, this.folder, settings.dtype)
         # What was saved, loaded as before: the trainer's own copy computes in bfloat16 even after training.
@@ -70,7 +77,7 @@ def main(settings: Config, callbacks: Sequence[Any] = ()) -> Path:
                 "learning_rate, or train with loss_type: [sigmoid, sft]",
                 -facts["chosen_change"],
             )
-        this.facts["dpo"] = summary | facts
+        this.facts["dpo"] = summary | facts | {"trained_share": round(trained, 4)}
         return this.finish(**chosen.counts)
 
 
@@ -100,22 +107,6 @@ def _trainer(
         )
     except ValueError as error:  # TRL checks template and settings against one another
         raise UserError(f"trl refuses the settings: {error}") from error
-
-
-def _masks(trainer: Any, count: int) -> list[tuple[list[int], list[int]]]:
-    """Token ids and trained positions of the first pairs, good and bad answer, as the collator gives them."""
-    found = []
-    for number in range(min(count, len(trainer.train_dataset))):
-        batch = trainer.data_collator([trainer.train_dataset[number]])
-        for ids, mask, seen in zip(
-            batch["input_ids"].tolist(),
-            batch["completion_mask"].tolist(),
-            batch["attention_mask"].tolist(),
-            strict=True,
-        ):
-            whole = [index for index, on in enumerate(seen) if on]
-            found.append(([ids[index] for index in whole], [mask[index] for index in whole]))
-    return found
 
 
 if __name__ == "__main__":

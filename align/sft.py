@@ -2,8 +2,8 @@
 
     python -m align.sft align/recipes/sft.yml model=out/… data=out/… out=out/…
 
-Writes a model folder, `dropped.jsonl` (each row that was not trained on, with its reason), `mask.txt` (what is trained,
-to read) and `log/metrics.jsonl`. A killed run continues from its last checkpoint.
+Writes a model folder, `dropped.jsonl` (each row that was not trained on, with its reason), `mask.html` and `mask.txt`
+(what is trained, to read) and `log/metrics.jsonl`. A killed run continues from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -34,6 +34,9 @@ class Config(config.Config):
     max_tokens: int = Field(1024, ge=8, description="drop rows that are longer")
     heldout_share: float = Field(0.02, ge=0, lt=1, description="share of instructions to measure the loss on")
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="the type to save the weights in")
+    show_text: bool | None = Field(
+        None, description="write texts of training rows into mask files; default: where their licence is known and open"
+    )
     trainer: dict[str, Any] = Field(default_factory=dict, description="trl.SFTConfig, as it stands")
     threads: int | None = execution(None, "torch threads; default: OMP_NUM_THREADS, else all cores")
 
@@ -44,7 +47,9 @@ def main(settings: Config, callbacks: Sequence[Any] = ()) -> Path:
     from trl import SFTConfig, SFTTrainer
 
     from align import rows
-    from align.prepare import CHECKED_ROWS, check_masks, choose_rows
+    from align.prepare import choose_rows
+    from medsmith.access import may_show
+    from medsmith.masks import CHAT, CONVERSATIONS, look
     from medsmith.models import load_model, load_tokenizer
     from medsmith.training import run_trainer, save_model, trainer_arguments
 
@@ -73,7 +78,15 @@ def main(settings: Config, callbacks: Sequence[Any] = ()) -> Path:
             )
         except ValueError as error:  # TRL checks template and settings against one another
             raise UserError(f"trl refuses the settings: {error}") from error
-        trained = check_masks(_masks(trainer, CHECKED_ROWS), tokenizer, this.folder / "mask.txt")
+        trained = look(
+            trainer,
+            tokenizer,
+            CHAT if arguments.assistant_only_loss else CONVERSATIONS,
+            this.folder,
+            show=may_show(settings.show_text, [settings.data]),
+            # Packed rows are no longer those that were chosen.
+            labels=None if arguments.packing else [row.task_type for row in chosen.train],
+        )
         before = _loss(trainer)
         summary = run_trainer(trainer, this, "sft")
         this.facts["sft"] = summary | {
@@ -83,16 +96,6 @@ def main(settings: Config, callbacks: Sequence[Any] = ()) -> Path:
         }
         save_model(trainer.model, tokenizer, this.folder, settings.dtype)
         return this.finish(**chosen.counts)
-
-
-def _masks(trainer: Any, count: int) -> list[tuple[list[int], list[int]]]:
-    """Token ids and trained positions of the first rows, as the collator gives them to the model."""
-    found = []
-    for number in range(min(count, len(trainer.train_dataset))):
-        batch = trainer.data_collator([trainer.train_dataset[number]])
-        labels = batch["labels"][0].tolist()
-        found.append((batch["input_ids"][0].tolist(), [int(label != -100) for label in labels]))
-    return found
 
 
 def _loss(trainer: Any) -> float | None:

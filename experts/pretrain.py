@@ -68,9 +68,11 @@ def main(config: Config) -> Path:
 
     from experts.architecture import build_model, build_tokenizer, untie
     from medsmith.models import set_threads
+    from medsmith.resumption import note_maker
     from medsmith.training import save_model
 
     with run.start(config, "experts.pretrain") as this:
+        note_maker(this)
         this.facts["threads"] = set_threads(config.threads)
         texts = [d.text for path in config.documents for d in read_documents(path)]
         chats = [row["messages"] for row in read_jsonl(config.lessons)]

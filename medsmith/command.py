@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from medsmith import run
+from medsmith import resumption, run
 from medsmith.config import Config, load
 from medsmith.display import count_words
 from medsmith.errors import UserError, nearest
@@ -94,6 +94,10 @@ def _run(command: Command[C], description: str, arguments: Sequence[str] | None)
     if getattr(given, "plan", False):
         print(_planner(command)(config))
         return
+    if given.resume:
+        os.environ[resumption.ACCEPT] = "1"
+    if given.again and not run.is_held(config.out):
+        resumption.discard(config.out, command.name)
     if not given.again and run.is_current(command.name, config):
         logging.getLogger(command.name).info("up to date, nothing to do (--again makes it anew)")
         print(config.out)
@@ -133,7 +137,9 @@ def _parser(command: Command[C], description: str) -> argparse.ArgumentParser:
     )
     parser.add_argument("recipe", nargs="?", help="a YAML recipe (optional)")
     parser.add_argument("override", nargs="*", help="key.sub=value, applied after the recipe; values are YAML")
-    parser.add_argument("--again", action="store_true", help="make it anew even where it is up to date")
+    parser.add_argument("--again", action="store_true", help="make it anew even where it is up to date or half done")
+    text = "go on from a checkpoint although code or libraries have changed since"
+    parser.add_argument("--resume", action="store_true", help=text)
     if _planner(command):
         parser.add_argument("--plan", action="store_true", help="only say what it will take; make nothing")
     return parser

@@ -36,7 +36,8 @@ from medsmith.run import is_intact, require_finished
 
 PRIVATE_PARTS = {"raw", "log", "logs", "checkpoints"}
 PRIVATE_FILE = re.compile(
-    r"^(dropped|failed)\b.*|.*journal.*|.*\.(log|pem|key|db|sqlite|sqlite-journal|partial)$|.*\.env$", re.IGNORECASE
+    r"^(dropped|failed|mask)\b.*|.*journal.*|.*\.(log|pem|key|db|sqlite|sqlite-journal|partial)$|.*\.env$",
+    re.IGNORECASE,
 )
 SECRET = re.compile(rb"\b(hf_[A-Za-z0-9]{30,}|sk-[A-Za-z0-9_-]{20,}|gh[pousr]_[A-Za-z0-9]{30,}|AKIA[0-9A-Z]{16})\b")
 TEXT = {".json", ".jsonl", ".md", ".yml", ".yaml", ".txt", ".jinja", ".html", ".csv", ".py", ".toml"}

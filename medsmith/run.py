@@ -7,7 +7,7 @@
 While it works the folder holds `started.json`. A killed run is continued: where the identity in `started.json` is
 still the same, everything that lies there is kept. Where it differs, or where a finished run is made again,
 everything goes but `raw/`, the journals of paid work, whose rows are addressed by content and are reused only where
-they still fit.
+they still fit; checkpoints of an unfinished training are never cleared unasked (medsmith/resumption.py).
 
 What carries a time belongs into `log/`, which is no part of the folder's digest (medsmith/digests.py).
 """
@@ -37,6 +37,7 @@ from medsmith.config import Config, artefacts, identity
 from medsmith.digests import RECORD, STARTED, combined, file_digest, output_digests
 from medsmith.errors import UserError
 from medsmith.records import write_json
+from medsmith.resumption import check_maker
 
 LOCK = ".lock"
 RUNNER_FILES = {"step.log", "step.json"}
@@ -81,7 +82,7 @@ class Run:
                 "counts": counts,
                 "facts": self.facts,
                 "outputs": outputs,
-                "git": _git(),
+                "git": git_state(),
                 "versions": _versions(type(self.config).libraries),
                 "started": datetime.fromtimestamp(self.started, UTC).isoformat(timespec="seconds"),
                 "ended": datetime.fromtimestamp(ended, UTC).isoformat(timespec="seconds"),
@@ -119,6 +120,7 @@ def start(config: Config, command: str) -> Iterator[Run]:
         raise fault from None
     try:
         _refuse_what_is_not_ours(folder, command, config)
+        _refuse_other_training(folder, command, wanted)
         ours = True
         resumed = _prepare(folder, wanted)
         yield Run(folder, command, config, wanted, resumed, _inherited_facts(config))
@@ -249,6 +251,13 @@ def _refuse_what_is_not_ours(folder: Path, command: str, config: Config) -> None
         raise UserError(f"{folder} holds a run of {held}, not of {command}; choose another out= or remove it")
 
 
+def _refuse_other_training(folder: Path, command: str, wanted: dict[str, Any]) -> None:
+    """Refuse to clear the checkpoints of an unfinished training of another identity or code; nothing is removed."""
+    tried = read_started(folder)
+    if read_record(folder) is None and tried and tried.get("identity") and check_maker(folder, command, wanted):
+        _mark(folder, wanted)
+
+
 def _prepare(folder: Path, wanted: dict[str, Any]) -> bool:
     """Leave in the folder only what a run of this identity may use; True where an unfinished try is continued."""
     finished, tried = read_record(folder) is not None, read_started(folder)
@@ -361,7 +370,7 @@ def _versions(libraries: tuple[str, ...]) -> dict[str, str]:
 
 
 @functools.cache
-def _git() -> dict[str, Any]:
+def git_state() -> dict[str, Any]:
     """Commit and dirty flag of the clone that this code runs from; empty where it runs from an installed wheel."""
     clone = Path(__file__).parents[1]
 

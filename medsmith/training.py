@@ -6,8 +6,7 @@
     save_model(trainer.model, tokenizer, this.folder)
 
 A killed training goes on from its latest whole checkpoint in `<run>/checkpoints/` and gives the same weights, bit for
-bit on one CPU thread. `<run>/log/metrics.jsonl` has one row for each log: training, step, epoch, loss, eval_loss,
-learning_rate, tokens (without padding, but for packed rows), seconds, and whatever else the trainer reports.
+bit on one CPU thread (medsmith/resumption.py). `<run>/log/metrics.jsonl` tells how it went (medsmith/training_log.py).
 Run.finish removes the checkpoints.
 """
 
@@ -15,19 +14,15 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import json
-import math
-import shutil
-import time
 import typing
-import zipfile
 from pathlib import Path
 from typing import Any, TypeVar
 
+from medsmith import resumption
 from medsmith.errors import UserError
-from medsmith.progress import Bar
-from medsmith.records import read_jsonl, write_jsonl
 from medsmith.run import Run
+from medsmith.training_log import METRICS, Metrics, watcher
+from medsmith.training_log import log_row as log_row
 
 Arguments = TypeVar("Arguments")
 
@@ -146,21 +141,25 @@ def run_trainer(trainer: Any, this: Run, description: str) -> dict[str, Any]:
     from transformers import PrinterCallback
 
     folder = Path(trainer.args.output_dir)
-    checkpoint = _latest_checkpoint(folder) if this.resumed else None
-    step = _step(checkpoint) if checkpoint else 0
+    checkpoint = resumption.latest_checkpoint(folder) if this.resumed else None
+    resumption.note_maker(this)
+    resumption.check_base(trainer, resumed=checkpoint is not None)
+    step = resumption.step_of(checkpoint) if checkpoint else 0
     # It prints every log as a dictionary on standard output, which belongs to the command's result.
     trainer.remove_callback(PrinterCallback)
-    metrics = _Metrics(this.folder / "log" / "metrics.jsonl", description, step)
-    watcher = _watcher(metrics, description, step)
-    trainer.add_callback(watcher)
+    metrics = Metrics(this.folder / METRICS, description, step)
+    watch = watcher(metrics, description, step)
+    trainer.add_callback(watch)
     try:
-        if checkpoint and _is_last(checkpoint):
-            _restore(trainer, checkpoint)
+        if checkpoint and resumption.is_last(checkpoint):
+            resumption.restore(trainer, checkpoint)
         else:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finally:
-        watcher.close()
-        trainer.remove_callback(watcher)
+        watch.close()
+        trainer.remove_callback(watch)
+    if accepted := resumption.accepted_changes(this.folder):
+        this.facts["resumed_across"] = accepted
     rows = [row for row in metrics.rows if "loss" in row]
     evaluated = [row["eval_loss"] for row in metrics.rows if "eval_loss" in row]
     return {
@@ -170,124 +169,6 @@ def run_trainer(trainer: Any, this: Run, description: str) -> dict[str, Any]:
         "loss_first": rows[0]["loss"] if rows else None,
         "loss_last": rows[-1]["loss"] if rows else None,
     } | ({"eval_loss": evaluated[-1]} if evaluated else {})
-
-
-class _Metrics:
-    """The rows of one training in log/metrics.jsonl; rows past the step we resume from are written anew."""
-
-    def __init__(self, path: Path, training: str, step: int) -> None:
-        self.path = path
-        self.training = training
-        earlier = _whole_rows(path)
-        self.rows = [row for row in earlier if row["training"] == training and 0 < step >= row["step"]]
-        others = [row for row in earlier if row["training"] != training]
-        write_jsonl(path, others + self.rows)
-        self._before = self.rows[-1]["seconds"] if self.rows else 0.0
-        self._began = time.monotonic()
-
-    def append(self, step: int, tokens: int, values: dict[str, Any]) -> None:
-        seconds = round(self._before + time.monotonic() - self._began, 2)
-        row = {"training": self.training, "step": step, **values, "tokens": tokens, "seconds": seconds}
-        self.rows.append(row)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-
-
-def log_row(this: Run, training: str, step: int, **values: Any) -> None:
-    """Put one more row into log/metrics.jsonl, in the place of an earlier one of the same training and step."""
-    path = this.folder / "log" / "metrics.jsonl"
-    others = [row for row in _whole_rows(path) if (row["training"], row["step"]) != (training, step)]
-    write_jsonl(path, [*others, {"training": training, "step": step, **values}])
-
-
-def _whole_rows(path: Path) -> list[dict[str, Any]]:
-    """What an earlier try logged; a kill may have torn the last line."""
-    if not path.is_file():
-        return []
-    text = path.read_text(encoding="utf-8")
-    if not text.endswith("\n"):
-        path.write_text(text[: text.rfind("\n") + 1], encoding="utf-8")
-    return list(read_jsonl(path))
-
-
-def _watcher(metrics: _Metrics, description: str, resumed_at: int) -> Any:
-    """A callback (built here: its base class lives in transformers) for progress, metrics and the check of the loss."""
-    from transformers import TrainerCallback
-
-    class Watcher(TrainerCallback):
-        bar: Bar | None = None
-        note = ""
-
-        def on_train_begin(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
-            self.bar = Bar(description, total=state.max_steps, unit="steps", done=resumed_at)
-            self.bar.__enter__()
-
-        def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
-            if self.bar is not None:
-                self.bar.advance(note=self.note)
-
-        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **rest: Any) -> None:
-            # The summary at the end counts its mean from where we resumed; run_trainer makes its own from the rows.
-            if not state.is_world_process_zero or "train_loss" in logs:
-                return
-            for name in ("loss", "eval_loss"):
-                if name in logs and not math.isfinite(logs[name]):
-                    raise UserError(
-                        f"{description}: {name} is {logs[name]} at step {state.global_step} (one of the last "
-                        f"{int(args.logging_steps)} went wrong); lower learning_rate or max_grad_norm in the recipe"
-                    )
-            if "loss" in logs:
-                self.note = f"loss {logs['loss']:.3f}"
-            values = {key: value for key, value in logs.items() if not key.startswith(("num_", "train_"))}
-            metrics.append(state.global_step, state.num_input_tokens_seen, values)
-
-        def close(self) -> None:
-            if self.bar is not None:
-                self.bar.__exit__(None, None, None)
-
-    return Watcher()
-
-
-def _latest_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint; torn ones, of a kill in the midst of saving, are removed."""
-    for path in sorted(folder.glob("checkpoint-*"), key=_step, reverse=True):
-        if _is_whole(path):
-            return path
-        shutil.rmtree(path)
-    return None
-
-
-def _step(path: Path) -> int:
-    return int(path.name.rpartition("-")[2])
-
-
-def _is_whole(path: Path) -> bool:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        # The trainer writes this file last.
-        state = json.loads((path / "trainer_state.json").read_text())
-        for weights in path.glob("*.safetensors"):
-            with safe_open(weights, framework="pt"):
-                pass
-    except (OSError, ValueError, SafetensorError):
-        return False
-    archives = [*path.glob("optimizer*.pt"), *path.glob("rng_state*.pth"), *path.glob("scheduler.pt")]
-    whole = any(path.glob("*.safetensors")) and len(archives) >= 3 and all(map(zipfile.is_zipfile, archives))
-    return whole and state.get("global_step") == _step(path)
-
-
-def _is_last(checkpoint: Path) -> bool:
-    state = json.loads((checkpoint / "trainer_state.json").read_text())
-    return bool(state["global_step"] >= state["max_steps"])
-
-
-def _restore(trainer: Any, checkpoint: Path) -> None:
-    """Take up a finished training. Given to `train`, its last checkpoint would be trained for one step more."""
-    from transformers import TrainerState
-
-    trainer._load_from_checkpoint(str(checkpoint))
-    trainer.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
 
 
 def save_model(model: Any, tokenizer: Any, folder: Path, dtype: str = "float32") -> None:

@@ -50,7 +50,15 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def settings(out: Path, model: Path, data: Path, **changes: Any) -> dpo.Config:
-    values = {"out": out, "model": model, "data": data, "heldout_share": 0.3, "trainer": TRAINER, "threads": 1}
+    values = {
+        "out": out,
+        "model": model,
+        "data": data,
+        "heldout_share": 0.3,
+        "trainer": TRAINER,
+        "threads": 1,
+        "show_text": True,
+    }
     return dpo.Config(**(values | changes))
 
 

@@ -126,25 +126,6 @@ def test_length_of_a_pair_is_that_of_the_longer_answer(tiny_model: Path) -> None
     assert prepare.count_tokens([long], tokenizer, pairs=True)[0] > prepare.count_tokens([short], tokenizer)[0] + 50
 
 
-def test_masks_that_train_nothing_or_never_the_end_are_refused(tiny_model: Path, tmp_path: Path) -> None:
-    """The good mask is shown with its brackets, the two silent faults end the run."""
-    from medsmith.models import load_tokenizer
-
-    tokenizer = load_tokenizer(tiny_model)
-    encoded = tokenizer.apply_chat_template(rows.messages(row(1)), return_dict=True, return_assistant_tokens_mask=True)
-    ids, mask = encoded["input_ids"], encoded["assistant_masks"]
-    shown = tmp_path / "mask.txt"
-    assert prepare.check_masks([(ids, mask)], tokenizer, shown) == sum(mask) / len(ids)
-    assert shown.read_text().startswith("<|system|>\nDo thing 0.<|end|>\n<|user|>\nFever 1?<|end|>\n<|assistant|>\n⟦")
-    assert "⟦No fever 1.<|end|>⟧" in shown.read_text()
-    with pytest.raises(UserError, match="row 1 trains on nothing"):
-        prepare.check_masks([(ids, mask), (ids, [0] * len(ids))], tokenizer, shown)
-    end = tokenizer.convert_tokens_to_ids("<|end|>")
-    without = [on and token != end for token, on in zip(ids, mask, strict=True)]
-    with pytest.raises(UserError, match=r"row 0 never trains <\|end\|>"):
-        prepare.check_masks([(ids, [int(on) for on in without])], tokenizer, shown)
-
-
 def test_preference_facts_are_computed_by_hand() -> None:
     """Two pairs: one learned, one unlearned; the good answers lose probability, and that is said."""
     before = [Pair(-4.0, -4.0, 2, 4), Pair(-6.0, -2.0, 2, 2)]

@@ -54,7 +54,15 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def settings(out: Path, model: Path, data: Path, **changes: Any) -> sft.Config:
-    values = {"out": out, "model": model, "data": data, "heldout_share": 0.2, "trainer": TRAINER, "threads": 1}
+    values = {
+        "out": out,
+        "model": model,
+        "data": data,
+        "heldout_share": 0.2,
+        "trainer": TRAINER,
+        "threads": 1,
+        "show_text": True,
+    }
     return sft.Config(**(values | changes))
 
 

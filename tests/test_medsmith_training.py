@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from medsmith import run, training
+from medsmith import resumption, run, training
 from medsmith.config import Config, execution
 from medsmith.errors import UserError
 
@@ -108,7 +108,7 @@ def test_torn_checkpoint_is_skipped(whole: tuple[Path, dict[str, Any]], tiny_mod
     weights = out / "checkpoints" / "checkpoint-6" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
 
-    assert training._latest_checkpoint(out / "checkpoints") == out / "checkpoints" / "checkpoint-3"
+    assert resumption.latest_checkpoint(out / "checkpoints") == out / "checkpoints" / "checkpoint-3"
     toy(Toy(out=out, model=tiny_model))
     assert (out / "model.safetensors").read_bytes() == (whole[0] / "model.safetensors").read_bytes()
 

@@ -1,0 +1,256 @@
+"""When a killed training goes on: from its latest whole checkpoint, and only as the training that it was.
+
+What made a checkpoint is noted beside it, in `checkpoints/made_by.json`: the run's identity (settings, digests of data
+and of a base model's folder, versions of libraries) and the digest of every module of ours that the command can import.
+Where anything of it has changed, the same command refuses to start, tells what, and removes nothing: the user puts it
+back, chooses another out=, or starts anew with `--again`. A change of code or libraries alone may be passed over with
+`--resume`, and the run says so in its facts. The commit is told but not compared: it changes with every document.
+
+`base.json` beside a training's checkpoints notes the weights that it began from (a hub id may name others today) and
+the rows of a step over all processes.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medsmith.digests import file_digest
+from medsmith.errors import UserError
+from medsmith.records import write_json
+
+if TYPE_CHECKING:
+    from medsmith.run import Run
+
+FOLDER = "checkpoints"
+MADE_BY = "made_by.json"
+BASE = "base.json"
+ACCEPT = "MEDSMITH_RESUME"
+"""Set by `--resume`; for a step of a pipeline it is set by hand."""
+OURS = ("medsmith", "mediflow", "experts", "merge_recipes", "align", "eval")
+SHOWN = 6
+MISSING = "nothing"
+
+
+def note_maker(this: Run) -> None:
+    """Note what makes the checkpoints of this run, before the first one is there."""
+    path = this.folder / FOLDER / MADE_BY
+    if not path.is_file():
+        from medsmith.run import git_state
+
+        write_json(path, {"identity": this.identity, "code": code_of(this.command), "git": git_state()})
+
+
+def accepted_changes(folder: Path) -> list[str]:
+    """What `--resume` passed over, over all tries of an unfinished run."""
+    return list((_read(folder / FOLDER / MADE_BY) or {}).get("accepted", []))
+
+
+def check_maker(folder: Path, command: str, wanted: dict[str, Any]) -> bool:
+    """Whether what the checkpoints of an unfinished run were made by was other, and that was accepted.
+
+    Raises:
+        UserError: it was other. Nothing has been removed.
+    """
+    path = folder / FOLDER / MADE_BY
+    made = _read(path)
+    if made is None:
+        return False
+    code = code_of(command)
+    told = [*differences(made["identity"], wanted), *code_differences(made, code)]
+    if not told:
+        return False
+    passable = {one.partition(":")[0].partition(".")[0] for one in differences(made["identity"], wanted)} <= {
+        "libraries"
+    }
+    if passable and os.environ.get(ACCEPT):
+        from medsmith.run import git_state
+
+        accepted = [*made.get("accepted", []), *told]
+        write_json(path, {"identity": wanted, "code": code, "git": git_state(), "accepted": accepted})
+        return True
+    more = [f"and {len(told) - SHOWN} more"] if len(told) > SHOWN else []
+    anyway = f", go on all the same with --resume ({ACCEPT}=1 for a pipeline)" if passable else ""
+    raise UserError(
+        f"{folder} holds checkpoints of another training ({'; '.join([*told[:SHOWN], *more])}); nothing was removed: "
+        f"put that back to go on{anyway}, choose another out=, or start anew with --again (it removes "
+        f"{folder / FOLDER})"
+    )
+
+
+def discard(folder: Path, command: str) -> None:
+    """Remove the checkpoints of an unfinished run of this command, because the user asked for a new start."""
+    made = _read(folder / FOLDER / MADE_BY)
+    if made is not None and made["identity"].get("command") == command:
+        shutil.rmtree(folder / FOLDER)
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """The values that are not the same, as `key.sub: old → new`; digests are shortened."""
+    before, after = dict(_flat(old)), dict(_flat(new))
+    return [
+        f"{key}: {_short(before.get(key, MISSING))} → {_short(after.get(key, MISSING))}"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key, MISSING) != after.get(key, MISSING)
+    ]
+
+
+def code_differences(made: Mapping[str, Any], code: Mapping[str, str]) -> list[str]:
+    """Our modules that are not what they were, in one entry."""
+    from medsmith.run import git_state
+
+    old = made["code"]
+    changed = [name for name in sorted(old.keys() | code.keys()) if old.get(name) != code.get(name)]
+    if not changed:
+        return []
+    commits = [str(git.get("commit", ""))[:8] for git in (made.get("git", {}), git_state())]
+    told = f" (commit {commits[0]} → {commits[1]})" if all(commits) and commits[0] != commits[1] else ""
+    more = f" and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
+    return [f"code: {', '.join(changed[:SHOWN])}{more}{told}"]
+
+
+def code_of(command: str) -> dict[str, str]:
+    """The digest of every module of ours that a command can import, by the module's name; read, never imported."""
+    waiting, found = [command, "medsmith.training"], dict[str, str]()
+    while waiting:
+        name = waiting.pop()
+        path = None if name in found else _source(name)
+        if path is None:
+            continue
+        found[name] = file_digest(path)
+        waiting += [each for each in _imports(path) if each not in found]
+    return dict(sorted(found.items()))
+
+
+def _imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            # `from a import b`: b may be a module as well.
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        else:
+            continue
+        yield from (name for name in names if name.partition(".")[0] in OURS)
+
+
+def _source(name: str) -> Path | None:
+    """The file of one of our modules; None where the name is not one."""
+    top, *rest = name.split(".")
+    spec = importlib.util.find_spec(top) if top in OURS else None
+    if spec is None or spec.origin is None:
+        return None
+    place = Path(spec.origin).parent.joinpath(*rest)
+    for path in (place.with_suffix(".py"), place / "__init__.py"):
+        if path.is_file() and (rest or path.name == "__init__.py"):
+            return path
+    return None
+
+
+def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping) and value:
+        for key, item in value.items():
+            yield from _flat(item, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, value
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return f"{text[:8]}…" if len(text) == 64 and not set(text) - set("0123456789abcdef") else text[:60]
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+# --- one training -----------------------------------------------------------------------------------------------------
+
+
+def check_base(trainer: Any, resumed: bool) -> None:
+    """Note what a training begins from; where it is resumed, hold it against the note.
+
+    Raises:
+        UserError: other weights, or another number of rows a step.
+    """
+    arguments = trainer.args
+    rows = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+    now = {"base weights": weights_digest(trainer.model), "rows a step": rows}
+    path = Path(arguments.output_dir) / BASE
+    if resumed and (told := differences(_read(path) or {}, now)):
+        raise UserError(
+            f"{arguments.output_dir} holds a checkpoint of a training from another beginning ({'; '.join(told)}) and "
+            "nothing was removed: put that back to go on, choose another out=, or start anew with --again"
+        )
+    if not resumed and arguments.process_index == 0:
+        write_json(path, now)
+
+
+def weights_digest(model: Any) -> str:
+    """sha256 of the names and values of all weights; of a model with adapters, of those that stay as they are."""
+    import torch
+
+    adapted = hasattr(model, "peft_config")
+    whole = hashlib.sha256()
+    for name, tensor in model.named_parameters():
+        if adapted and tensor.requires_grad:
+            continue  # drawn anew for each try, and read from the checkpoint
+        whole.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        whole.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return whole.hexdigest()
+
+
+def latest_checkpoint(folder: Path) -> Path | None:
+    """The newest whole checkpoint; torn ones, of a kill in the midst of saving, are removed."""
+    for path in sorted(folder.glob("checkpoint-*"), key=step_of, reverse=True):
+        if _is_whole(path):
+            return path
+        shutil.rmtree(path)
+    return None
+
+
+def step_of(path: Path) -> int:
+    """The step at which a checkpoint was written."""
+    return int(path.name.rpartition("-")[2])
+
+
+def is_last(checkpoint: Path) -> bool:
+    """Whether the training had no step left."""
+    state = json.loads((checkpoint / "trainer_state.json").read_text())
+    return bool(state["global_step"] >= state["max_steps"])
+
+
+def restore(trainer: Any, checkpoint: Path) -> None:
+    """Take up a finished training. Given to `train`, its last checkpoint would be trained for one step more."""
+    from transformers import TrainerState
+
+    trainer._load_from_checkpoint(str(checkpoint))
+    trainer.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+
+
+def _is_whole(path: Path) -> bool:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        # The trainer writes this file last.
+        state = json.loads((path / "trainer_state.json").read_text())
+        for weights in path.glob("*.safetensors"):
+            with safe_open(weights, framework="pt"):
+                pass
+    except (OSError, ValueError, SafetensorError):
+        return False
+    archives = [*path.glob("optimizer*.pt"), *path.glob("rng_state*.pth"), *path.glob("scheduler.pt")]
+    whole = any(path.glob("*.safetensors")) and len(archives) >= 3 and all(map(zipfile.is_zipfile, archives))
+    return whole and state.get("global_step") == step_of(path)
