@@ -6,6 +6,7 @@ medsmith run P dpo.trainer.beta=0.2 'train-*.seed=1'   with other settings of a 
 medsmith plan P          what a run would do             medsmith status [P | FOLDER]   where things stand
 medsmith why P STEP      why a step would run            medsmith doctor                what this machine has
 medsmith publish FOLDER --dry-run                        the card and files of a finished run
+medsmith launch align.sft R --on slurm --processes 8     what starts a training on GPUs or a cluster (--help)
 medsmith align.dpo recipe.yml trainer.beta=0.2           one command by itself (--help lists its settings)
 """
 
@@ -37,9 +38,13 @@ def _run_single(name: str, arguments: list[str]) -> None:
 
 
 def _dispatch(given: list[str]) -> int:
+    if given[:1] == ["launch"]:  # its words are those of another command
+        from medsmith import launch
+
+        return launch.main(given[1:])
     parser = _parser()
     if given and not given[0].startswith("-") and given[0] not in VERBS:
-        names = [*VERBS, *(name for name, _ in list_commands())]
+        names = [*VERBS, "launch", *(name for name, _ in list_commands())]
         raise UserError(f"there is no command '{given[0]}'; {nearest(given[0], names)}")
     if not given or given[0] in ("-h", "--help"):
         parser.print_help()
@@ -92,6 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     status.add_argument("target", nargs="?", type=Path, help="a pipeline's YAML or a folder (default: all below out/)")
     status.add_argument("settings", nargs="*", help=settings + " (default: those of the last run)")
     add("doctor", "tell what this machine and environment have", "medsmith doctor")
+    add("launch", "write what starts a training or a pipeline elsewhere", "medsmith launch --help")
     publish = add("publish", "upload a finished run with its card", "medsmith publish out/embedded/dpo --dry-run")
     publish.add_argument("folder", type=Path, help="a finished run's folder")
     publish.add_argument("--repo", help="namespace/name on the hub")
