@@ -9,7 +9,16 @@ import pytest
 import torch
 
 from medsmith.errors import UserError
-from medsmith.likelihood import ChoiceItem, OptionScores, document_nll, encode_chat, score_options
+from medsmith.likelihood import (
+    ChoiceItem,
+    OptionScores,
+    begin_of,
+    document_nll,
+    document_pieces,
+    encode_chat,
+    encode_options,
+    score_options,
+)
 from medsmith.models import load_model, load_tokenizer
 
 
@@ -124,3 +133,18 @@ def test_a_doubled_beginning_is_refused(tiny_model: Path) -> None:
     tokenizer.chat_template = "<|endoftext|><|endoftext|>" + tokenizer.chat_template
     with pytest.raises(UserError, match="twice"):
         encode_chat(tokenizer, [ITEMS[0].messages])
+    with pytest.raises(UserError, match="twice"):
+        encode_options(tokenizer, ITEMS, 256)
+
+
+def test_pieces_hold_every_token_once(loaded: tuple[Any, Any]) -> None:
+    """What is scored of the pieces, put together, is the text; the first begins with the configured token."""
+    _, tokenizer = loaded
+    text = "Started on metformin 500 mg daily for diabetes. " * 4
+    for window in (2, 7, 16, 256):
+        pieces = list(document_pieces(tokenizer, text, window, 1))
+        assert all(len(ids) <= window and 0 < scored < len(ids) for ids, scored in pieces)
+        assert pieces[0][0][0] == 1
+        assert [one for ids, scored in pieces for one in ids[-scored:]] == tokenizer(text)["input_ids"]
+    assert list(document_pieces(tokenizer, "", 16)) == []
+    assert begin_of(tokenizer) == tokenizer.pad_token_id, "Phi-3's small tokenizer has no begin-of-text token"
