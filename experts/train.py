@@ -1,48 +1,89 @@
-"""Train one expert on one corpus: domain adaptive pre-training, or pre-instruction tuning in two phases.
+"""Train one expert: continued pre-training, pre-instruction tuning, training on rewrites, or on a mixture of corpora.
 
     python -m experts.train experts/recipes/medcode.yml base=… documents=out/corpora/medcode rows=out/rows/medcode out=…
 
 * `dapt`: next-token prediction on the documents.
 * `pit`: phase 1 on what a teacher made of the documents (experts.prepare), without the documents; phase 2 on both, the
   rows of a document before its text, in one sequence. No chat format and no instructions, in spite of the name.
+* `explainer`: next-token prediction on a teacher's rewrites of the documents (experts.prepare with task=explainer).
+* `datamix`: `dapt` on several corpora, each whole or by shares of the tokens.
 
-Sequences are packed best-fit into blocks of `max_tokens`, and no token sees another document. Writes a model folder,
-data.json (what each phase trained on) and log/metrics.jsonl. The loss on held-out documents is measured in float32
-before and after each phase. A killed run goes on from its last checkpoint; a finished phase is not trained again.
+Sequences are packed best-fit into blocks of `max_tokens`, and no token sees another document. All weights are trained,
+or an adapter (`lora`). Writes a model folder, data.json (what each phase trained on) and log/metrics.jsonl. The loss on
+held-out documents is measured in float32 before and after each phase, by source, and while training where
+`heldout_steps` says so. A killed run goes on from its last checkpoint; a finished phase is not trained again.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 import medsmith.config
-from experts.sequences import Marks, Phase, block_rows, build_phase
+from experts.fitting import Fit, fit
+from experts.held_out import HeldOut, heldout_losses, watcher
+from experts.mixing import choose
+from experts.sequences import Marks, Phase, PhaseBuilder
+from experts.texts import Corpus, Texts, read_texts
 from medsmith import run
+from medsmith.access import may_show
 from medsmith.command import run_command
-from medsmith.config import ModelRef, execution
+from medsmith.config import Block, ModelRef, execution
 from medsmith.errors import UserError
-from medsmith.packing import Blocks, reads_borders
-from medsmith.records import Document, content_id, read_documents, read_json, read_jsonl, write_json
+from medsmith.lora import Lora
+from medsmith.records import read_json, write_json
 
 PAPER: dict[str, dict[str, Any]] = {
     # MediPhi, section 3.1.2. Its text has 5e-5 for DAPT and its Table 6 has 1e-4; the table is the more detailed.
     "dapt": {"num_train_epochs": 1, "learning_rate": 1.0e-4, "lr_scheduler_type": "cosine"},
+    "datamix": {"num_train_epochs": 1, "learning_rate": 1.0e-4, "lr_scheduler_type": "cosine"},
+    "explainer": {"num_train_epochs": 2, "learning_rate": 1.0e-4, "lr_scheduler_type": "cosine"},
     "phase1": {"num_train_epochs": 1, "learning_rate": 1.0e-4, "lr_scheduler_type": "cosine"},
     "phase2": {"num_train_epochs": 2, "learning_rate": 3.0e-4, "lr_scheduler_type": "cosine"},
 }
 """What a phase does where the recipe says nothing else."""
 
-SHORT = 512
-"""Up to this block length plain attention beats sdpa on a CPU: by 11% with blocks of 256 at 6M parameters."""
+PACKED = (
+    "packing", "packing_strategy", "eval_packing", "padding_free", "max_length", "dataset_kwargs",
+    "remove_unused_columns",
+)  # fmt: skip
 
-PACKED = ("packing", "packing_strategy", "eval_packing", "padding_free", "max_length")
+NEEDS = {
+    "dapt": ("documents",),
+    "pit": ("documents", "rows"),
+    "explainer": ("documents", "rows"),
+    "datamix": ("mix",),
+}
+"""What each method is made of; anything else is refused."""
+
+
+class Mix(Block):
+    """Several corpora in one training."""
+
+    corpora: dict[str, Path] = Field(min_length=2, description="finished folders of experts.corpora, by name")
+    shares: dict[str, float] = Field(
+        {}, description="of the trained tokens, in any unit, e.g. {pubmed: 2, clinical: 1}; none: each corpus whole"
+    )
+    tokens: int | None = Field(None, ge=1, description="of one epoch, with shares; none: as many as `repeats` allows")
+    repeats: float = Field(1.0, gt=0, description="how often a corpus may be read in one epoch, with shares")
+
+    @model_validator(mode="after")
+    def _a_share_for_each(self) -> Mix:
+        if self.shares and (set(self.shares) != set(self.corpora) or min(self.shares.values()) <= 0):
+            raise ValueError(f"shares must give each of {', '.join(self.corpora)} a number above 0, and no other")
+        if self.tokens is not None and not self.shares:
+            raise ValueError("tokens without shares; give shares, or limit_documents to experts.corpora")
+        return self
+
+
+class ExpertLora(Lora):
+    """An adapter in place of all weights; it is merged back, since experts are there to be merged."""
+
+    merge: bool = Field(True, description="save a whole model, the change put into the weights, not the adapter")
 
 
 class Config(medsmith.config.Config):
@@ -51,53 +92,83 @@ class Config(medsmith.config.Config):
     libraries: ClassVar = ("torch", "transformers", "trl")
 
     base: ModelRef = Field(description="the model to train: a folder or a hub id")
-    documents: Path = Field(description="a finished folder of experts.corpora")
+    documents: Path | None = Field(None, description="a finished folder of experts.corpora")
     rows: Path | None = Field(None, description="a finished folder of experts.prepare, made from the same documents")
-    method: Literal["dapt", "pit"] = Field(description="dapt: documents alone; pit: rows, then rows with documents")
+    mix: Mix | None = Field(None, description="the corpora of datamix")
+    method: Literal["dapt", "pit", "explainer", "datamix"] = Field(
+        description="dapt: documents; pit: rows, then rows with documents; explainer: rewrites; datamix: many corpora"
+    )
     max_tokens: int = Field(4096, ge=8, description="block length; longer documents are cut into pieces, none is lost")
     trainer: dict[str, Any] = Field({}, description="trl.SFTConfig, as it stands, for every phase")
     phase1: dict[str, Any] = Field({}, description="over `trainer`, for phase 1 of pit")
     phase2: dict[str, Any] = Field({}, description="over `trainer`, for phase 2 of pit")
-    heldout_documents: int = Field(256, ge=0, description="measure the loss on at most so many held-out documents")
+    lora: ExpertLora | None = Field(None, description="train an adapter; none: all weights")
+    show_text: bool | None = Field(
+        None, description="write texts of training rows into mask files; default: where their licence is known and open"
+    )
+    heldout_documents: int = Field(
+        256, ge=0, description="measure the loss on at most so many held-out documents of each corpus"
+    )
+    heldout_steps: int | None = execution(None, "measure it every so many steps too; none: before and after alone")
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="the type to save the weights in")
     threads: int | None = execution(None, "torch threads; default: OMP_NUM_THREADS, else all cores")
 
     @model_validator(mode="after")
-    def _method_and_rows(self) -> Config:
-        if self.method == "pit" and self.rows is None:
-            raise ValueError("method pit needs rows=, a folder made by experts.prepare")
-        if self.method == "dapt" and (self.rows or self.phase1 or self.phase2):
-            raise ValueError("method dapt takes documents and `trainer` alone; rows, phase1, phase2 belong to pit")
+    def _what_the_method_needs(self) -> Config:
+        makers = {"documents": "experts.corpora", "rows": "experts.prepare", "mix": "mix.corpora"}
+        for name, maker in makers.items():
+            given, needed = getattr(self, name) is not None, name in NEEDS[self.method]
+            if needed and not given:
+                raise ValueError(f"method {self.method} needs {name}=, {_wanted(name, maker, self.method)}")
+            if given and not needed:
+                raise ValueError(f"method {self.method} takes {' and '.join(NEEDS[self.method])}, not {name}")
+        if self.method != "pit" and (self.phase1 or self.phase2):
+            raise ValueError("phase1 and phase2 belong to pit; set `trainer`")
+        if self.method == "pit" and self.lora is not None and not self.lora.merge:
+            raise ValueError(
+                "lora.merge=false with method pit: the adapter of phase 2 stands on the weights of phase 1, which are "
+                "not kept; merge, and take an adapter of the whole change by merge_recipes.extract"
+            )
         for block in (self.trainer, self.phase1, self.phase2):
             for key in sorted(set(block) & set(PACKED)):
                 raise ValueError(f"'{key}' is not for a recipe: documents are always packed; set max_tokens")
         return self
 
+    @property
+    def corpora(self) -> list[Corpus]:
+        """The corpora to train on; the one of `documents` has no name."""
+        if self.mix is not None:
+            return [Corpus(name, folder) for name, folder in self.mix.corpora.items()]
+        assert self.documents is not None, "every method but datamix has documents"
+        return [Corpus("", self.documents)]
 
-@dataclass(frozen=True)
-class Texts:
-    """What is trained on, and what is only measured."""
+    @property
+    def sources(self) -> list[Path]:
+        """Where texts come from: the corpora, and what a teacher made of them."""
+        return [corpus.folder for corpus in self.corpora] + ([self.rows] if self.rows else [])
 
-    train: list[Document]
-    heldout: list[Document]
-    outputs: dict[str, list[str]]
+
+def _wanted(name: str, maker: str, method: str) -> str:
+    task = " with task=explainer" if name == "rows" and method == "explainer" else ""
+    return "a mapping of corpora" if name == "mix" else f"a folder made by {maker}{task}"
 
 
 def main(config: Config, callbacks: Sequence[Any] = ()) -> Path:
     """Train the phases one after the other; `callbacks` are transformers' own."""
     from medsmith.models import load_tokenizer
 
-    run.require_finished(config.documents)
-    texts = read_texts(config)
+    task = "explainer" if config.method == "explainer" else None
+    texts = read_texts(config.corpora, config.rows, config.heldout_documents, config.seed, task)
     with run.start(config, "experts.train") as this:
         tokenizer = load_tokenizer(config.base)
         _check_context(config)
-        phases = build_phases(config, texts, tokenizer)
-        write_json(this.folder / "data.json", describe(config, texts, phases))
+        phases, mixed = build_phases(config, texts, tokenizer, this.folder / "checkpoints")
+        write_json(this.folder / "data.json", describe(config, texts, phases, mixed))
+        held = HeldOut(texts.heldout, tokenizer, config.max_tokens)
         reports = []
         model: str | Path = config.base
         for name, phase in phases.items():
-            report, model = train_phase(config, this, name, phase, model, tokenizer, texts.heldout, callbacks)
+            report, model = train_phase(config, this, name, phase, model, held, callbacks)
             reports.append({"phase": name} | report)
         assert isinstance(model, Path), "there is at least one phase"
         shutil.copytree(model, this.folder, dirs_exist_ok=True)
@@ -107,8 +178,7 @@ def main(config: Config, callbacks: Sequence[Any] = ()) -> Path:
             "heldout_loss_before": reports[0]["heldout_loss_before"],
             "heldout_loss_after": reports[-1]["heldout_loss_after"],
         }
-        outputs = sum(map(len, texts.outputs.values()))
-        return this.finish(documents=len(texts.train), heldout=len(texts.heldout), rows=outputs)
+        return this.finish(documents=texts.documents, heldout=texts.heldout_documents, rows=_outputs(texts))
 
 
 def _check_context(config: Config) -> None:
@@ -120,44 +190,41 @@ def _check_context(config: Config) -> None:
         raise UserError(f"max_tokens={config.max_tokens} is more than the model's context of {longest}; lower it")
 
 
-def read_texts(config: Config) -> Texts:
-    """Read documents and rows.
+def build_phases(
+    config: Config, texts: Texts, tokenizer: Any, folder: Path
+) -> tuple[dict[str, Phase], dict[str, dict[str, float]]]:
+    """The phases by name, in order, their tokens in files of `folder`; and what each corpus gave to a mixture."""
+    from experts.corpora import rank
 
-    Raises:
-        UserError: a row of a document that is held out, or that is not in the corpus.
-    """
-    train = read_documents(config.documents / "train.jsonl")
-    heldout = read_documents(config.documents / "heldout.jsonl")
-    heldout.sort(key=lambda document: content_id(config.seed, document.id))
-    outputs: dict[str, list[str]] = defaultdict(list)
-    if config.rows is not None:
-        run.require_finished(config.rows)
-        known, held = {document.id for document in train}, {document.id for document in heldout}
-        for number, row in enumerate(read_jsonl(config.rows / "rows.jsonl"), 1):
-            if row["document_id"] not in known:
-                what = "is held out of" if row["document_id"] in held else "is not in"
-                raise UserError(
-                    f"{config.rows}/rows.jsonl row {number}: document '{row['document_id']}' {what} "
-                    f"{config.documents}; run experts.prepare on that folder"
-                )
-            outputs[row["document_id"]].append(row["output"])
-    return Texts(train, heldout[: config.heldout_documents], dict(outputs))
-
-
-def build_phases(config: Config, texts: Texts, tokenizer: Any) -> dict[str, Phase]:
-    """The phases by name, in order."""
     marks = document_marks(tokenizer)
 
     def encode(parts: list[str]) -> list[list[int]]:
+        if not parts:
+            return []
         encoded: list[list[int]] = tokenizer(parts, add_special_tokens=False, verbose=False)["input_ids"]
         return encoded
 
-    def build(outputs: dict[str, list[str]], with_documents: bool) -> Phase:
-        return build_phase(texts.train, outputs, encode, marks, config.max_tokens, with_documents=with_documents)
+    def build(name: str, outputs: dict[str, list[str]], with_documents: bool) -> Phase:
+        builder = PhaseBuilder(encode, marks, config.max_tokens, folder / f"{name}.tokens")
+        for corpus in texts.corpora:
+            builder.add(
+                corpus.train(),
+                outputs,
+                with_documents=with_documents,
+                name=corpus.name,
+                rank=lambda key: rank(key, f"mix {config.seed}"),
+            )
+        return builder.finish()
 
-    if config.method == "dapt":
-        return {"dapt": build({}, True)}
-    return {"phase1": build(texts.outputs, False), "phase2": build(texts.outputs, True)}
+    if config.method == "pit":
+        return {"phase1": build("phase1", texts.outputs, False), "phase2": build("phase2", texts.outputs, True)}, {}
+    if config.method == "explainer":
+        return {"explainer": build("explainer", texts.outputs, False)}, {}
+    phase = build(config.method, {}, True)
+    mixed: dict[str, dict[str, float]] = {}
+    if config.mix is not None:
+        phase.chosen, mixed = choose(phase, config.mix.shares, config.mix.tokens, config.mix.repeats)
+    return {config.method: phase}, mixed
 
 
 def document_marks(tokenizer: Any) -> Marks:
@@ -169,21 +236,26 @@ def document_marks(tokenizer: Any) -> Marks:
     return Marks(begin=first if first == tokenizer.bos_token_id else end, end=end)
 
 
-def describe(config: Config, texts: Texts, phases: dict[str, Phase]) -> dict[str, Any]:
+def describe(
+    config: Config, texts: Texts, phases: dict[str, Phase], mixed: dict[str, dict[str, float]]
+) -> dict[str, Any]:
     """What data.json says; the same for the same documents, rows and settings."""
     return {
         "method": config.method,
         "max_tokens": config.max_tokens,
-        "documents": len(texts.train),
+        "documents": texts.documents,
         "documents_with_rows": len(texts.outputs),
-        "rows": sum(map(len, texts.outputs.values())),
-        "heldout_documents": len(texts.heldout),
+        "rows": _outputs(texts),
+        "heldout_documents": texts.heldout_documents,
         "phases": {
-            name: phase.summary()
-            | {"blocks": len(block_rows(phase.pieces, config.max_tokens)), "trainer": settings(config, name)}
+            name: phase.summary() | {"blocks": len(phase.blocks(config.max_tokens)), "trainer": settings(config, name)}
             for name, phase in phases.items()
         },
-    }
+    } | ({"mix": mixed} if mixed else {})
+
+
+def _outputs(texts: Texts) -> int:
+    return sum(map(len, texts.outputs.values()))
 
 
 def settings(config: Config, phase: str) -> dict[str, Any]:
@@ -198,8 +270,7 @@ def train_phase(
     name: str,
     phase: Phase,
     start: str | Path,
-    tokenizer: Any,
-    heldout: list[Document],
+    held: HeldOut,
     callbacks: Sequence[Any] = (),
 ) -> tuple[dict[str, Any], Path]:
     """Train one phase from the model `start`, unless it is finished; return its report and the folder of its model."""
@@ -211,69 +282,32 @@ def train_phase(
     if finished.is_dir():
         report: dict[str, Any] = read_json(note)
         return report, finished
-    before = heldout_loss(this, name, 0, start, tokenizer, heldout, config.max_tokens)
+    if not len(phase.numbers):
+        raise UserError(f"{name} has nothing to train on; see {config.documents} and {config.rows}")
+    before = heldout_losses(this, name, 0, start, held)
     partial = finished.with_suffix(".partial")
-    summary = _fit(config, this, name, phase, start, tokenizer, partial, callbacks)
-    after = heldout_loss(this, name, summary["steps"], partial, tokenizer, heldout, config.max_tokens)
-    report = {"heldout_loss_before": before, "heldout_loss_after": after} | summary
+    how = Fit(
+        name,
+        settings(config, name),
+        config.max_tokens,
+        config.dtype,
+        config.seed,
+        config.threads,
+        config.lora,
+        outputs_only=name in ("phase1", "explainer"),
+        show=may_show(config.show_text, config.sources),
+    )
+    if config.heldout_steps and before:
+        callbacks = [*callbacks, watcher(this, name, held, config.heldout_steps)]
+    summary = fit(this, how, phase, start, held.tokenizer, partial, callbacks)
+    after = heldout_losses(this, name, summary["steps"], partial, held)
+    report = {"heldout_loss_before": before.pop("", None), "heldout_loss_after": after.pop("", None)} | summary
+    if len(after) > 1:
+        report["heldout_loss_by_source"] = {source: [before[source], after[source]] for source in after}
     write_json(note, report)
     partial.rename(finished)
     shutil.rmtree(this.folder / "checkpoints" / name, ignore_errors=True)
     return report, finished
-
-
-def _fit(
-    config: Config,
-    this: run.Run,
-    name: str,
-    phase: Phase,
-    start: str | Path,
-    tokenizer: Any,
-    target: Path,
-    callbacks: Sequence[Any],
-) -> dict[str, Any]:
-    import torch
-    from datasets import Dataset
-    from trl import SFTConfig, SFTTrainer
-
-    from medsmith.models import load_model
-    from medsmith.training import run_trainer, save_model, trainer_arguments
-
-    if not phase.pieces:
-        raise UserError(f"{name} has nothing to train on; see {config.documents} and {config.rows}")
-    model = load_model(start, device="cpu")
-    if model.config._attn_implementation == "sdpa" and not torch.cuda.is_available() and config.max_tokens <= SHORT:
-        model.set_attn_implementation("eager")
-    flat = reads_borders(model)
-    shape = {"max_length": None, "padding_free": flat, "include_num_input_tokens_seen": "all"}
-    block = settings(config, name) | shape
-    trainer = SFTTrainer(
-        model=model,
-        args=trainer_arguments(SFTConfig, block, this.folder, config.seed, config.threads, phase=name),
-        train_dataset=Dataset.from_list(block_rows(phase.pieces, config.max_tokens)),
-        processing_class=tokenizer,
-        data_collator=None if flat else Blocks(tokenizer.pad_token_id),
-        callbacks=list(callbacks),
-    )
-    summary = run_trainer(trainer, this, name)
-    save_model(trainer.model, tokenizer, target, config.dtype)
-    return summary
-
-
-def heldout_loss(
-    this: run.Run, phase: str, step: int, model: str | Path, tokenizer: Any, documents: list[Document], window: int
-) -> float | None:
-    """The mean loss a token of held-out documents, in float32; None where there are none. Goes into the metrics too."""
-    if not documents:
-        return None
-    from medsmith.likelihood import document_nll
-    from medsmith.models import load_model
-    from medsmith.training import log_row
-
-    scores = document_nll(load_model(model), tokenizer, [document.text for document in documents], window)
-    loss = round(sum(score.nll for score in scores) / sum(score.tokens for score in scores), 6)
-    log_row(this, f"{phase}, held out", step, heldout_loss=loss)
-    return loss
 
 
 if __name__ == "__main__":

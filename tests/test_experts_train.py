@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from experts import corpora, train
-from experts.sequences import Marks, Piece, block_rows, build_phase, cut
+from experts.sequences import Marks, build_phase, cut
 from medsmith import run
 from medsmith.config import Config, load
 from medsmith.errors import UserError
-from medsmith.packing import Blocks, pack
+from medsmith.packing import Blocks, Labelled, pack, pack_rows
 from medsmith.records import Document, read_json, write_jsonl
 
 MARKS = Marks(begin=1, end=2)
@@ -68,7 +68,7 @@ def test_long_documents_are_cut_and_every_token_is_trained_once() -> None:
     phase = build_phase([document("a", "abcdefghij")], {}, letters, MARKS, 5, with_documents=True)
     assert [piece.tokens for piece in phase.pieces] == [tokens("<abcd"), tokens("defgh"), tokens("hij>")]
     assert (phase.split, phase.tokens) == (1, 11)
-    rows = block_rows(phase.pieces, 5)
+    rows = phase.rows(phase.blocks(5))
     trained = [label for row in rows for label in row["labels"] if label != -100]
     assert sorted(trained) == sorted(tokens("abcdefghij>"))
 
@@ -99,16 +99,16 @@ def test_packed_block_equals_its_documents_alone(tiny_model: Path) -> None:
 
     model = load_model(tiny_model, device="cpu")
     drawn = random.Random(0)
-    pieces = [Piece("S", [drawn.randrange(5, 300) for _ in range(n)]) for n in (9, 20, 14, 5, 11)]
-    rows = block_rows(pieces, 32)
+    pieces = [[drawn.randrange(5, 300) for _ in range(n)] for n in (9, 20, 14, 5, 11)]
+    rows = pack_rows([Labelled(tokens, tokens) for tokens in pieces], 32)
     assert len(rows) == 2
     batch = Blocks(pad=0)(rows)
     with torch.no_grad():
         for attention in ("sdpa", "eager"):
             model.set_attn_implementation(attention)
             packed = model(**batch, use_cache=False).loss  # as the trainer calls it
-            alone = [model(input_ids=(ids := torch.tensor([p.tokens])), labels=ids).loss for p in pieces]
-            weights = [len(piece.tokens) - 1 for piece in pieces]
+            alone = [model(input_ids=(ids := torch.tensor([p])), labels=ids).loss for p in pieces]
+            weights = [len(piece) - 1 for piece in pieces]
             expected = sum(loss * weight for loss, weight in zip(alone, weights, strict=True)) / sum(weights)
             assert abs(float(packed - expected)) < 1e-5
 
@@ -276,7 +276,7 @@ def test_held_out_rows_are_refused(tmp_path: Path, tiny_model: Path) -> None:
         ({"trainer": {"learning_rat": 1.0}}, "did you mean 'learning_rate'"),
         ({"trainer": {"packing": True}}, "'packing' is not for a recipe.*set max_tokens"),
         ({"max_tokens": 5000}, "more than the model's context of 256"),
-        ({"method": "dapt"}, "belong to pit"),
+        ({"method": "dapt"}, "dapt takes documents, not rows"),
         ({"rows": None}, "method pit needs rows"),
     ],
 )

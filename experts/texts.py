@@ -1,0 +1,81 @@
+"""What an expert is trained on and measured on: corpora, and the rows that a teacher made of their documents."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from medsmith import run
+from medsmith.errors import UserError
+from medsmith.records import Document, content_id, read_documents, read_jsonl, stream_documents
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A finished folder of experts.corpora. Its training documents are read when they are wanted, never kept."""
+
+    name: str
+    folder: Path
+
+    def train(self) -> Iterator[Document]:
+        """The documents to train on, in the order of their file."""
+        yield from stream_documents(self.folder / "train.jsonl")
+
+    def heldout(self, limit: int, seed: int) -> list[Document]:
+        """At most `limit` held-out documents, by the hash of their ids."""
+        found = read_documents(self.folder / "heldout.jsonl")
+        return sorted(found, key=lambda document: content_id(seed, document.id))[:limit]
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What is trained on, and what is only measured (by source)."""
+
+    corpora: list[Corpus]
+    documents: int
+    """To train on, in all corpora."""
+    heldout: dict[str, list[Document]]
+    outputs: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def heldout_documents(self) -> int:
+        """How many documents are measured."""
+        return sum(map(len, self.heldout.values()))
+
+
+def read_texts(corpora: list[Corpus], rows: Path | None, limit: int, seed: int, task: str | None = None) -> Texts:
+    """Read rows and held-out documents. `task`: the rows must be of this one.
+
+    Raises:
+        UserError: a folder is not finished; a row of another task, of a document that is held out, or of none.
+    """
+    documents = sum(int(run.require_finished(corpus.folder)["counts"]["train"]) for corpus in corpora)
+    held = [(corpus, document) for corpus in corpora for document in corpus.heldout(limit, seed)]
+    heldout: dict[str, list[Document]] = defaultdict(list)
+    for corpus, document in held:
+        heldout[corpus.name or source_name(document)].append(document)
+    outputs = {} if rows is None else _read_rows(corpora[0].folder, rows, task)
+    return Texts(corpora, documents, dict(sorted(heldout.items())), outputs)
+
+
+def _read_rows(documents: Path, rows: Path, task: str | None) -> dict[str, list[str]]:
+    run.require_finished(rows)
+    known = {row["id"] for row in read_jsonl(documents / "train.jsonl")}
+    held = {row["id"] for row in read_jsonl(documents / "heldout.jsonl")}
+    outputs: dict[str, list[str]] = defaultdict(list)
+    for number, row in enumerate(read_jsonl(rows / "rows.jsonl"), 1):
+        where, key = f"{rows}/rows.jsonl row {number}", row["document_id"]
+        if key not in known:
+            what = "is held out of" if key in held else "is not in"
+            raise UserError(f"{where}: document '{key}' {what} {documents}; run experts.prepare on that folder")
+        if task is not None and row.get("task") != task:
+            raise UserError(f"{where} is of task {row.get('task')}; run experts.prepare with task={task}")
+        outputs[key].append(row["output"])
+    return dict(outputs)
+
+
+def source_name(document: Document) -> str:
+    """Where a document is from; a page's address in it tells pages apart, not sources."""
+    return document.source.partition("http")[0].strip(" :,;-") or document.source
