@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import IO, Any, NamedTuple, overload
+from typing import IO, NamedTuple, overload
 
 import numpy as np
 
@@ -23,17 +24,20 @@ class Piece(NamedTuple):
 class Pieces(Sequence[Piece]):
     """Written once, by `append` and then `close`; read by number ever after."""
 
-    def __init__(self, file: Path | None = None) -> None:
-        """Start with none. With `file` the tokens go there, four bytes each; what lies there is replaced."""
+    def __init__(self, file: Path | None = None, *, write: bool = True) -> None:
+        """Start with none. With `file` the tokens go there, four bytes each; what lies there is replaced.
+
+        Without `write` they are only counted: another process writes the same into that file.
+        """
         self.file = file
         self.sources: list[str] = []
         self._number_of: dict[str, int] = {}
-        self._source_of = array("L")
-        self._document_of = array("L")
-        self._ends = array("Q", [0])
+        self._source_of = array("q")
+        self._document_of = array("q")
+        self._ends = array("q", [0])
         self._written = array("I")
         self._out: IO[bytes] | None = None
-        if file is not None:
+        if file is not None and write:
             file.parent.mkdir(parents=True, exist_ok=True)
             self._out = file.open("wb", buffering=1 << 20)
 
@@ -45,20 +49,22 @@ class Pieces(Sequence[Piece]):
         self._source_of.append(self._number_of[source])
         self._document_of.append(document)
         self._ends.append(self._ends[-1] + len(tokens))
-        if self._out is None:
+        if self.file is None:
             self._written.extend(tokens)
-        else:
+        elif self._out is not None:
             self._out.write(array("I", tokens).tobytes())
 
     def close(self) -> None:
         """No more pieces; from now on they can be read."""
-        if self._out is None:
-            self._tokens: Any = np.frombuffer(self._written, dtype=np.uint32)
-        else:
-            assert self.file is not None, "there is a file to write to"
+        if self._out is not None:
             self._out.close()
-            # An empty file cannot be mapped.
-            self._tokens = np.memmap(self.file, dtype=np.uint32, mode="r") if self._ends[-1] else np.empty(0, np.uint32)
+
+    @cached_property
+    def _tokens(self) -> np.ndarray:
+        if self.file is None:
+            return np.frombuffer(self._written, dtype=np.uint32)
+        # An empty file cannot be mapped.
+        return np.memmap(self.file, dtype=np.uint32, mode="r") if self._ends[-1] else np.empty(0, np.uint32)
 
     def __len__(self) -> int:
         """The number of pieces."""
@@ -86,14 +92,14 @@ class Pieces(Sequence[Piece]):
     @property
     def lengths(self) -> np.ndarray:
         """Tokens of each piece, the first one included."""
-        return np.diff(np.asarray(self._ends, dtype=np.int64))
+        return np.diff(np.frombuffer(self._ends, dtype=np.int64))
 
     @property
     def documents(self) -> np.ndarray:
         """The number of each piece's document."""
-        return np.asarray(self._document_of, dtype=np.int64)
+        return np.frombuffer(self._document_of, dtype=np.int64)
 
     @property
     def source_numbers(self) -> np.ndarray:
         """The place in `sources` of each piece's."""
-        return np.asarray(self._source_of, dtype=np.int64)
+        return np.frombuffer(self._source_of, dtype=np.int64)

@@ -93,12 +93,14 @@ class Phase:
 class PhaseBuilder:
     """Makes the pieces of one phase, corpus by corpus."""
 
-    def __init__(self, encode: Encode, marks: Marks, max_tokens: int, file: Path | None = None) -> None:
-        """`file` is where the tokens are kept; None: in memory."""
+    def __init__(
+        self, encode: Encode, marks: Marks, max_tokens: int, file: Path | None = None, *, write: bool = True
+    ) -> None:
+        """`file` is where the tokens are kept, None: in memory; without `write` another process writes it."""
         self.encode = encode
         self.marks = marks
         self.max_tokens = max_tokens
-        self.phase = Phase(Pieces(file))
+        self.phase = Phase(Pieces(file, write=write))
 
     def add(
         self,

@@ -29,13 +29,13 @@ from experts.held_out import HeldOut, heldout_losses, watcher
 from experts.mixing import choose
 from experts.sequences import Marks, Phase, PhaseBuilder
 from experts.texts import Corpus, Texts, read_texts
-from medsmith import run
+from medsmith import processes, run
 from medsmith.access import may_show
 from medsmith.command import run_command
 from medsmith.config import Block, ModelRef, execution
 from medsmith.errors import UserError
 from medsmith.lora import Lora
-from medsmith.records import read_json, write_json
+from medsmith.records import content_id, read_json, write_json
 
 PAPER: dict[str, dict[str, Any]] = {
     # MediPhi, section 3.1.2. Its text has 5e-5 for DAPT and its Table 6 has 1e-4; the table is the more detailed.
@@ -162,7 +162,7 @@ def main(config: Config, callbacks: Sequence[Any] = ()) -> Path:
     with run.start(config, "experts.train") as this:
         tokenizer = load_tokenizer(config.base)
         _check_context(config)
-        phases, mixed = build_phases(config, texts, tokenizer, this.folder / "checkpoints")
+        phases, mixed = build_phases(config, texts, tokenizer, this.folder / ("checkpoints" if this.main else "own"))
         write_json(this.folder / "data.json", describe(config, texts, phases, mixed))
         held = HeldOut(texts.heldout, tokenizer, config.max_tokens)
         reports = []
@@ -171,7 +171,8 @@ def main(config: Config, callbacks: Sequence[Any] = ()) -> Path:
             report, model = train_phase(config, this, name, phase, model, held, callbacks)
             reports.append({"phase": name} | report)
         assert isinstance(model, Path), "there is at least one phase"
-        shutil.copytree(model, this.folder, dirs_exist_ok=True)
+        if this.main:
+            shutil.copytree(model, this.folder, dirs_exist_ok=True)
         this.facts |= {
             "method": config.method,
             "phases": reports,
@@ -194,8 +195,6 @@ def build_phases(
     config: Config, texts: Texts, tokenizer: Any, folder: Path
 ) -> tuple[dict[str, Phase], dict[str, dict[str, float]]]:
     """The phases by name, in order, their tokens in files of `folder`; and what each corpus gave to a mixture."""
-    from experts.corpora import rank
-
     marks = document_marks(tokenizer)
 
     def encode(parts: list[str]) -> list[list[int]]:
@@ -205,16 +204,19 @@ def build_phases(
         return encoded
 
     def build(name: str, outputs: dict[str, list[str]], with_documents: bool) -> Phase:
-        builder = PhaseBuilder(encode, marks, config.max_tokens, folder / f"{name}.tokens")
+        file = folder / f"{name}.tokens"
+        builder = PhaseBuilder(encode, marks, config.max_tokens, file, write=processes.is_main())
         for corpus in texts.corpora:
             builder.add(
                 corpus.train(),
                 outputs,
                 with_documents=with_documents,
                 name=corpus.name,
-                rank=lambda key: rank(key, f"mix {config.seed}"),
+                rank=lambda key: int(content_id("mix", config.seed, key)[:12], 16),
             )
-        return builder.finish()
+        phase = builder.finish()
+        processes.wait()
+        return phase
 
     if config.method == "pit":
         return {"phase1": build("phase1", texts.outputs, False), "phase2": build("phase2", texts.outputs, True)}, {}
@@ -304,9 +306,13 @@ def train_phase(
     report = {"heldout_loss_before": before.pop("", None), "heldout_loss_after": after.pop("", None)} | summary
     if len(after) > 1:
         report["heldout_loss_by_source"] = {source: [before[source], after[source]] for source in after}
-    write_json(note, report)
-    partial.rename(finished)
-    shutil.rmtree(this.folder / "checkpoints" / name, ignore_errors=True)
+
+    def settle() -> None:
+        write_json(note, report)
+        partial.rename(finished)
+        shutil.rmtree(this.folder / "checkpoints" / name, ignore_errors=True)
+
+    processes.alone(settle)
     return report, finished
 
 
