@@ -1,28 +1,35 @@
-"""What SFT and DPO share before the first step: rows chosen and counted, and the loss mask looked at."""
+"""What SFT and DPO share before the first step: rows chosen and counted."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from align import rows as select
+from align.mix import Picked, Source, distinct, schedule, turns_of
+from align.quotas import Quotas
 from medsmith.errors import UserError
 from medsmith.records import Instruction, read_parquet, write_jsonl
 from medsmith.run import Run
 
-SHOWN_ROWS = 3
-CHECKED_ROWS = 256
-
 
 @dataclass(frozen=True)
 class Chosen:
-    """Rows to train on, rows held out, and how many of each (`counts`: rows = train + heldout + dropped)."""
+    """Rows in the order of training, a repeated one as often as it is trained, and rows held out.
+
+    `counts` are rows = train + heldout + dropped, each row once.
+    """
 
     train: list[Instruction]
     heldout: list[Instruction]
     counts: dict[str, int]
+    parts: dict[str, Picked]
+    turns: dict[str, int]
+    """How many rows of each source are trained, repeats counted."""
+    sources: list[str]
+    """Of each row to train on, its source."""
 
 
 def choose_rows(
@@ -33,26 +40,78 @@ def choose_rows(
     heldout_share: float,
     top_rows: int | None = None,
     pairs: bool = False,
+    quotas: Quotas | None = None,
 ) -> Chosen:
     """Read the rows of a curate or pair folder, drop what cannot be trained on into dropped.jsonl, hold some out.
 
     Raises:
         UserError: nothing is left to train on; the commonest reason is named.
     """
+    picked = _pick(data, tokenizer, this.config.seed, max_tokens, heldout_share, top_rows, pairs, quotas)
+    parts, turns = {"data": picked}, {"data": len(picked.train)}
+    return _chosen(this, str(data), parts, turns, picked.train, ["data"] * len(picked.train))
+
+
+def choose_mix(this: Run, mix: Mapping[str, Source], tokenizer: Any, max_tokens: int, heldout_share: float) -> Chosen:
+    """As `choose_rows`, for several sources; the rows are in the order that the mixture wants, repeats and all."""
+    seed = this.config.seed
+    found = {
+        name: _pick(source.data, tokenizer, seed, max_tokens, heldout_share, source.rows, False, source.quotas)
+        for name, source in mix.items()
+    }
+    parts = distinct(found)
+    turns = turns_of(mix, {name: len(picked.train) for name, picked in parts.items()})
+    order = schedule({name: picked.train for name, picked in parts.items()}, turns, seed)
+    return _chosen(this, "mix", parts, turns, [turn.row for turn in order], [turn.source for turn in order])
+
+
+def _pick(
+    data: Path,
+    tokenizer: Any,
+    seed: int,
+    max_tokens: int,
+    heldout_share: float,
+    top_rows: int | None,
+    pairs: bool,
+    quotas: Quotas | None,
+) -> Picked:
     found = read_parquet(data / "data" if (data / "data").is_dir() else data)
     rows, dropped = select.usable(found, pairs)
-    rows, long = select.short_enough(rows, count_tokens(rows, tokenizer, pairs), max_tokens)
-    rows, rest = select.best(rows, top_rows, this.config.seed)
-    dropped = [*dropped, *long, *rest]
-    train, heldout = select.hold_out(select.in_order(rows, this.config.seed), heldout_share)
-    counts = {"rows": len(found), "train": len(train), "heldout": len(heldout), "dropped": len(dropped)}
+    lengths = count_tokens(rows, tokenizer, pairs)
+    by_id = {row.id: length for row, length in zip(rows, lengths, strict=True)}
+    rows, long = select.short_enough(rows, lengths, max_tokens)
+    rows, rest = select.best(rows, top_rows, seed, quotas)
+    train, heldout = select.hold_out(select.in_order(rows, seed), heldout_share)
+    picked = Picked(train, heldout, [*dropped, *long, *rest], by_id)
+    assert picked.rows == len(found), "no row vanishes"
+    return picked
+
+
+def _chosen(
+    this: Run,
+    where: str,
+    parts: dict[str, Picked],
+    turns: dict[str, int],
+    train: list[Instruction],
+    sources: list[str],
+) -> Chosen:
+    dropped = [
+        row | ({"source": name} if len(parts) > 1 else {}) for name, part in parts.items() for row in part.dropped
+    ]
+    heldout = [row for part in parts.values() for row in part.heldout]
+    counts = {
+        "rows": sum(part.rows for part in parts.values()),
+        "train": sum(len(part.train) for part in parts.values()),
+        "heldout": len(heldout),
+        "dropped": len(dropped),
+    }
     assert counts["rows"] == counts["train"] + counts["heldout"] + counts["dropped"], "no row vanishes"
     write_jsonl(this.folder / "dropped.jsonl", dropped)
     if not train:
         reasons = [row["reason"] for row in dropped]
         common = max(sorted(set(reasons)), key=reasons.count) if reasons else "all are held out"
-        raise UserError(f"{data}: of {len(found)} rows none is left to train on; most often: {common}")
-    return Chosen(train, heldout, counts)
+        raise UserError(f"{where}: of {counts['rows']} rows none is left to train on; most often: {common}")
+    return Chosen(train, heldout, counts, parts, turns, sources)
 
 
 def count_tokens(rows: Sequence[Instruction], tokenizer: Any, pairs: bool = False) -> list[int]:
@@ -69,43 +128,3 @@ def count_tokens(rows: Sequence[Instruction], tokenizer: Any, pairs: bool = Fals
         rejected = lengths([[*select.prompt(row), *select.preference(row)["rejected"]] for row in rows])
         found = [max(both) for both in zip(found, rejected, strict=True)]
     return found
-
-
-def check_masks(sequences: Sequence[tuple[list[int], list[int]]], tokenizer: Any, shown: Path) -> float:
-    """Look at what is trained: (token ids, 1 where trained else 0) of some rows; return the share trained.
-
-    Writes the first rows to `shown`, the trained text between brackets, for a person to read.
-
-    Raises:
-        UserError: a row trains on nothing, or never on the end of a turn (such a model does not stop).
-    """
-    from medsmith.training import end_of_turn
-
-    end = end_of_turn(tokenizer)
-    name = tokenizer.convert_ids_to_tokens(end)
-    pages = []
-    for number, (ids, mask) in enumerate(sequences):
-        trained = [token for token, on in zip(ids, mask, strict=True) if on]
-        page = render(ids, mask, tokenizer)
-        if not trained:
-            raise UserError(f"training row {number} trains on nothing: {page[:200]!r}; see the chat template's mask")
-        if end not in trained:
-            raise UserError(
-                f"training row {number} never trains {name}, the end of a turn, so the model would not stop; put it "
-                "inside {% generation %} of the chat template, or raise max_tokens"
-            )
-        pages.append(page)
-    shown.write_text("\n----\n".join(pages[:SHOWN_ROWS]) + "\n")
-    return sum(sum(mask) for _, mask in sequences) / sum(len(mask) for _, mask in sequences)
-
-
-def render(ids: Sequence[int], mask: Sequence[int], tokenizer: Any) -> str:
-    """The text of a row, what is trained between ⟦ and ⟧."""
-    parts: list[str] = []
-    start = 0
-    for index in range(1, len(ids) + 1):
-        if index == len(ids) or bool(mask[index]) != bool(mask[start]):
-            text = tokenizer.decode(ids[start:index])
-            parts.append(f"⟦{text}⟧" if mask[start] else text)
-            start = index
-    return "".join(parts)
