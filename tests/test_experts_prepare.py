@@ -19,17 +19,26 @@ DOCUMENT = Document("d1", "Gout", 'Gout is treated with "colchicine".\nIt often 
 
 
 class Teacher:
-    """Answers `answers[document id]`, or 'About <title>.'; counts its calls."""
+    """Answers `answers[document id]`, or 'About <title>.'; to a repair `mended`, if given; counts its calls."""
 
-    def __init__(self, answers: dict[str, str | Exception] | None = None, finish: str = "stop") -> None:
+    def __init__(
+        self, answers: dict[str, str | Exception] | None = None, finish: str = "stop", mended: str | None = None
+    ) -> None:
         self.answers = answers or {}
         self.finish = finish
+        self.mended = mended
         self.asked: list[str] = []
+        self.repairs: list[str] = []
 
     async def complete(self, request: ChatRequest) -> ChatReply:
         """Answer with one text."""
         key = request.about["document_id"]
-        self.asked.append(key)
+        if "repairs" in request.about:
+            self.repairs.append(request.messages[-1]["content"])
+            if self.mended is not None:
+                return ChatReply([self.mended], {"completion_tokens": 3}, "fake", finish=["stop"])
+        else:
+            self.asked.append(key)
         answer = self.answers.get(key, f"About {key}.")
         if isinstance(answer, Exception):
             raise answer
@@ -79,7 +88,7 @@ def test_every_training_document_is_asked_once_and_no_held_out_one(corpus: Path)
     assert rows[0] | {"id": ""} == {"id": "", "document_id": "d0", "task": "summary", "output": "About d0."}
 
 
-@pytest.mark.parametrize("task", ["summary", "question_answer", "entities", "relations"])
+@pytest.mark.parametrize("task", ["summary", "question_answer", "entities", "relations", "explainer"])
 def test_prompt_ends_with_the_request_as_data(task: str) -> None:
     """What a program reads from the last fenced block is the document, unharmed by quotes and line ends."""
     (message,) = prepare.messages(DOCUMENT, task)
@@ -96,7 +105,7 @@ def test_simulated_teacher_understands_every_task() -> None:
     """The answers of the simulated clinic are read without a failure, questions as several items."""
     from mediflow.clinic.reply import reply
 
-    for task in ("summary", "question_answer", "entities", "relations"):
+    for task in ("summary", "question_answer", "entities", "relations", "explainer"):
         block = prepare.messages(DOCUMENT, task)[0]["content"].rpartition("```request\n")[2].removesuffix("\n```")
         row = {"error": None, "texts": [reply(json.loads(block), seed=0)], "finish": ["stop"]}
         items, reason = prepare.read_reply(row, task)
@@ -128,6 +137,48 @@ def test_nothing_usable_is_an_error(corpus: Path) -> None:
     """Answers all cut at the limit of tokens stop the run, and say so."""
     with pytest.raises(UserError, match="cut at max_answer_tokens"):
         make(config(corpus), Teacher(finish="length"))
+
+
+@pytest.mark.parametrize(
+    ("task", "answer", "finish", "problem", "mended"),
+    [
+        ("summary", " ", "stop", "empty answer", "Short."),
+        ("explainer", "A long", "length", "cut at max_answer_tokens", "All of it."),
+        ("question_answer", "Ask me anything.", "stop", "Question: … Answer: …", "Question: What? Answer: Gout."),
+        ("entities", "gout, asthma", "stop", "- entity (kind)", "- gout (condition)"),
+        ("relations", "- gout | hurts", "stop", "- subject | relation | object", "- gout | hurts | the toe"),
+    ],
+)
+def test_an_unusable_answer_is_asked_for_once_more(
+    corpus: Path, task: str, answer: str, finish: str, problem: str, mended: str
+) -> None:
+    """The reason is told, the second answer counts, a restart asks nobody; without repair the document fails."""
+    answers: dict[str, str | Exception] = {f"d{n}": answer for n in range(30)}
+    teacher, again = Teacher(answers, finish, mended), Teacher()
+    rows = make(config(corpus, task=task, limit=2), teacher)
+    assert [row["output"] for row in rows] == [mended, mended]
+    assert len(teacher.repairs) == 2 and all(problem in asked for asked in teacher.repairs)
+    assert ("and shorter" in teacher.repairs[0]) == (finish == "length")
+    record = read_json(corpus.parent / "rows" / "run.json")
+    assert record["facts"]["repaired"] == 2 and record["facts"]["teacher"]["calls"] == 4
+    make(config(corpus, task=task, limit=2), again)
+    assert again.asked == again.repairs == []
+    with pytest.raises(UserError, match="no document got a row"):
+        make(config(corpus, task=task, limit=2, repair=False), Teacher(answers, finish, mended))
+
+
+def test_the_simulated_explainer_says_all_of_the_page() -> None:
+    """Every word of the page is in the rewrite, and lines of code and meaning are sentences; the same every time."""
+    from mediflow.clinic.reply import reply
+
+    text = "ICD-10-CM category M10: Gout.\n- It includes acute gout; podagra.\nICD-10-CM code M10.9: Gout, unspecified."
+    request = {"kind": "pit", "task": "explainer", "document": {"title": "Gout", "text": text}}
+    written = reply(request, seed=0)
+    assert written == (
+        "The subject is Gout. ICD-10-CM category M10 means Gout. It includes acute gout. Podagra. "
+        "ICD-10-CM code M10.9 means Gout, unspecified."
+    )
+    assert written == reply(request, seed=0)
 
 
 def test_a_restart_repeats_no_call(corpus: Path) -> None:

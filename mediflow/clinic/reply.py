@@ -162,6 +162,8 @@ def _pit(request: dict[str, Any], rng: random.Random) -> str:
     kept = sentences[: max(1, min(3, len(sentences) // 2 + 1))]
     if request["task"] == "summary":
         return f"{title}. {' '.join(kept)}" if title else " ".join(kept)
+    if request["task"] == "explainer":
+        return _explained(title, text)
     if request["task"] == "question_answer":
         found = _questions(text) or [(f"What is said of {title or 'the topic'}?", s) for s in sentences[:3]]
         return "\n".join(f"Question: {asked} Answer: {answer}" for asked, answer in found)
@@ -172,6 +174,16 @@ def _pit(request: dict[str, Any], rng: random.Random) -> str:
     if request["task"] == "entities":
         return "\n".join(f"- {name}" for name in words)
     return "\n".join(f"- {title or words[0]} | mentions | {name}" for name in words)
+
+
+def _explained(title: str, text: str) -> str:
+    """The whole text as running sentences under its subject: nothing is lost, `name: meaning` lines are spelled out."""
+    sentences = [f"The subject is {title}."] if title else []
+    for line in filter(None, (part.strip(" -*") for part in re.split(r"(?<=[.!?;])\s+|\n+", text))):
+        name, colon, meaning = line.partition(": ")
+        said = f"{name} means {meaning}" if colon and len(name.split()) <= 6 else line
+        sentences.append(said[0].upper() + said[1:].rstrip(" .;,") + ".")
+    return " ".join(sentences)
 
 
 def _questions(text: str) -> list[tuple[str, str]]:
