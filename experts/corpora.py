@@ -1,231 +1,182 @@
 """Bring one corpus into shape: clean, without duplicates, every text under a licence, a part held out.
 
     python -m experts.corpora out=out/corpora/medcode table=icd10cm 'prefixes=[E11, I10]'
+    python -m experts.corpora out=out/corpora/clinical known=pmc_patients corpus=PMC-Patients-V2.json
+    python -m experts.corpora out=out/corpora/notes corpus=notes.csv access=credentialed \
+        'license=our agreement of 2026' 'columns={text: note_text, id: note_id, patient: subject_id}' split.by=patient
 
-Reads JSON Lines with the columns id, title, text, source, license, or builds documents from a code table. Writes
-train.jsonl, heldout.jsonl, dropped.jsonl (every document left out, with the reason) and corpus.json (counts, words,
-licences). Whether a document is held out depends on its id and the seed alone: adding documents moves no other.
+Reads JSON Lines, JSON, Parquet, CSV, folders of .txt, .md or .pdf, a data set of the hub by `owner/name@revision`, or
+a code table. Corpora known by name (experts/corpus/*.yml) bring their columns and licences. Writes train.jsonl,
+heldout.jsonl, dropped.jsonl (every document left out, with the reason), corpus.json (counts, words, licences) and a
+card, README.md. Whether a document is held out depends on its id (or patient) and the seed alone: adding documents
+moves no other. With `access=credentialed` no text is copied: rows say where each lies, and training reads it there.
+
+Documents are read twice (three times with near duplicates) and never kept, so a corpus may be larger than memory.
 """
 
 from __future__ import annotations
 
-import hashlib
-import heapq
-import json
-import re
-import unicodedata
-from collections import Counter, defaultdict
-from collections.abc import Iterator
-from contextlib import ExitStack
-from dataclasses import asdict, replace
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 import medsmith.config
+from experts.corpus.card import write_card
+from experts.corpus.decide import decide
+from experts.corpus.licences import Licences
+from experts.corpus.measure import measure
+from experts.corpus.reading import LicenceTable, Origin, find_origin, read
+from experts.corpus.split import Split
+from experts.corpus.split import rank as rank  # what else draws by ids does it alike
+from experts.corpus.write import Spool, summarise, under_agreement, write
 from medsmith import run
+from medsmith.blocklists import Blocklist, load_blocklists
 from medsmith.command import run_command
-from medsmith.errors import UserError
-from medsmith.records import Document, parse_row, read_jsonl, write_json
+from medsmith.config import Block, ModelRef
+from medsmith.decontaminate import Decontamination, build_screen
+from medsmith.hub_data import HUB_DATA, Fetch
+from medsmith.records import write_json
 
-# ICD-10-CM is published by the US government (CDC/NCHS); the package that carries the table is under MIT.
-ICD10CM_LICENCE = "public domain (US government, CDC/NCHS)"
+Column = Literal["id", "title", "text", "source", "license", "patient", "time", "article", "code", "name", "level"]
+
+
+def _path_or_hub_data(value: Any) -> Any:
+    """Text of the form owner/name@revision stays text; all else is a path, there or not yet."""
+    if isinstance(value, str) and not (HUB_DATA.fullmatch(value) and not Path(value).exists()):
+        return Path(value).expanduser()
+    return value
+
+
+class NearDuplicates(Block):
+    """When two documents say nearly the same: the Jaccard similarity of their sets of word n-grams."""
+
+    threshold: float | None = Field(
+        None, gt=0, le=1, description="similarity that drops the later one, e.g. 0.8; null: not looked for"
+    )
+    shingle_words: int = Field(3, ge=1, description="words in an n-gram")
+    permutations: int = Field(128, ge=16, description="MinHash permutations; more propose more surely and cost more")
 
 
 class Config(medsmith.config.Config):
     """One corpus."""
 
-    libraries: ClassVar = ("simple_icd_10_cm",)
+    schema_version: ClassVar[int] = 2
+    libraries: ClassVar = ("polars", "pyarrow", "pypdf", "rensa", "simple_icd_10_cm")
 
-    corpus: Path | None = Field(
-        None, description="JSON Lines with id, title, text, source, license; or a folder of them"
+    corpus: Annotated[str | Path | None, Field(union_mode="smart"), BeforeValidator(_path_or_hub_data)] = Field(
+        None,
+        description="a file or folder (.jsonl .json .parquet .csv .tsv .txt .md .pdf), or owner/name@revision of the "
+        "hub; without more settings with the columns id, title, text, source, license",
     )
-    table: Literal["icd10cm"] | None = Field(None, description="build documents from a code table instead")
+    known: str | None = Field(None, description="read it as a corpus of experts/corpus/*.yml; alone: from the hub")
+    files: list[str] = Field([], description="patterns of a folder's files; the first that matches is read")
+    columns: dict[Column, str] = Field(
+        {}, description="what columns are called, e.g. {text: note_text, id: note_id, patient: subject_id}; a.b: inner"
+    )
+    source: str | None = Field(None, description="the source of documents that do not name theirs")
+    license: str | None = Field(None, description="the licence of documents that do not name theirs")
+    access: Literal["open", "credentialed"] = Field(
+        "open", description="credentialed: under an agreement; then no text is copied into this or any corpus folder"
+    )
+    table: Literal["icd10cm", "atc"] | None = Field(
+        None, description="build documents from a code table: icd10cm is at hand, atc is your own file (corpus=)"
+    )
     prefixes: list[str] = Field([], description="beginnings of the codes to take, e.g. [E11, I10]; none: all")
-    max_characters: int | None = Field(None, ge=3, description="longest code, without its dot; none: all")
+    max_characters: int | None = Field(None, ge=3, description="longest ICD code, without its dot; none: all")
+    licences: Licences = Field(Licences(), description="which licences may be used")
     min_words: int = Field(5, ge=1, description="shorter texts are dropped")
+    near_duplicates: NearDuplicates = NearDuplicates()
+    blocklists: list[Path] = Field(
+        [], description="benchmark files, or folders of them, whose texts no document may hold; as published"
+    )
+    decontamination: Decontamination = Decontamination()
     limit_documents: int | None = Field(None, ge=2, description="keep so many, drawn by the hash of their ids")
     heldout_share: float = Field(0.1, ge=0, lt=1, description="held out for the loss before and after training")
+    split: Split = Field(Split(), description="what is held out")
+    tokenizer: ModelRef | None = Field(None, description="count tokens with this model's tokenizer")
 
     @model_validator(mode="after")
     def _one_origin(self) -> Config:
-        if (self.corpus is None) == (self.table is None):
-            raise ValueError("give exactly one of corpus (a file) and table (icd10cm)")
-        if self.corpus is not None and (self.prefixes or self.max_characters):
+        if self.corpus is None and self.table is None and self.known is None:
+            raise ValueError("give exactly one of corpus (a file) and table (icd10cm), or a known corpus")
+        if self.corpus is not None and self.table == "icd10cm":
+            raise ValueError("give exactly one of corpus (a file) and table (icd10cm): that table comes with a package")
+        of_codes = self.table or self.known in ("icd10cm", "atc")
+        if not of_codes and (self.prefixes or self.max_characters):
             raise ValueError("prefixes and max_characters choose codes of a table; they have no meaning for a corpus")
+        if self.access == "credentialed" and (of_codes or not isinstance(self.corpus, Path)):
+            raise ValueError("texts under an agreement stay in your own files; give their path as corpus")
+        if self.split.by == "patient" and "patient" not in self.columns and self.known is None:
+            raise ValueError("split.by=patient needs to know the patient of each document; set columns.patient=NAME")
+        if self.split.by == "time" and "time" not in self.columns and self.known is None:
+            raise ValueError("split.by=time needs to know the time of each document; set columns.time=NAME")
         return self
 
 
-def main(config: Config) -> Path:
-    """Write the corpus folder; the documents are read twice, so that none need stay in memory."""
+def main(config: Config, fetch: Fetch | None = None) -> Path:
+    """Write the corpus folder. `fetch(repository, revision)` gives the folder of a data set of the hub."""
+    if isinstance(config.corpus, Path):
+        # run.json says where texts lie that are not copied; that must hold from any folder.
+        config = config.model_copy(update={"corpus": config.corpus.absolute()})
     with run.start(config, "experts.corpora") as this:
-        kept = [document.id for document, reason in judged(config) if reason is None]
-        limit = _smallest(kept, config.limit_documents, f"limit {config.seed}")
-        kept = [key for key in kept if limit is None or rank(key, f"limit {config.seed}") <= limit]
-        if len(kept) < 2:
-            raise UserError(
-                f"{len(kept)} documents are left of {config.corpus or config.table}; see min_words, prefixes"
-            )
-        heldout = _heldout_bound(kept, config)
-        tally = _Tally()
-        with ExitStack() as stack:
-            names = ("train", "heldout", "dropped")
-            files = {
-                name: stack.enter_context((this.folder / f"{name}.jsonl").open("w", encoding="utf-8")) for name in names
-            }
-            for document, reason in judged(config):
-                if reason is None and limit is not None and rank(document.id, f"limit {config.seed}") > limit:
-                    reason = "beyond limit_documents"
-                held = rank(document.id, f"heldout {config.seed}") <= heldout
-                name = "dropped" if reason else "heldout" if held else "train"
-                row = asdict(document) | ({"reason": reason} if reason else {})
-                files[name].write(json.dumps(row, ensure_ascii=False) + "\n")
-                tally.count(document, name, reason)
-        summary = tally.summary()
-        write_json(this.folder / "corpus.json", summary)
-        this.facts["licences"] |= summary["licences"]
-        counts = tally.documents
-        assert tally.read == sum(counts.values()), "every document read is kept or dropped"
-        return this.finish(read=tally.read, train=counts["train"], heldout=counts["heldout"], dropped=counts["dropped"])
+        origin = find_origin(config, fetch)
+        licences = LicenceTable(config.licences) if config.licences.table else None
+        blocklist = _blocklist(config)
+        screen = build_screen(blocklist.texts, config.decontamination) if blocklist.texts else None
+        again = partial(read, origin, config, licences)
+        scratch = this.folder / "checkpoints"  # no part of the result; removed at the end
+        columns = measure(again, config, scratch, screen, origin.size)
+
+        def shingles_of(numbers: set[int]) -> Spool:
+            words = config.near_duplicates.shingle_words
+            return Spool(scratch / "shingles.bin", again(0), numbers, words, origin.size)
+
+        decided = decide(config, columns, screen, blocklist.texts, shingles_of)
+        tokens = write(
+            this.folder, again(0), config, columns, decided, blocklist.texts, origin.text, origin.size,
+            _token_counter(config.tokenizer),
+        )  # fmt: skip
+        summary = summarise(columns, decided, blocklist.texts, blocklist.unprotected, tokens)
+        _describe(this, config, origin, summary)
+        counts = summary["documents"]
+        assert counts["read"] == counts["train"] + counts["heldout"] + counts["dropped"], "every document is in a file"
+        return this.finish(**counts)
 
 
-def judged(config: Config) -> Iterator[tuple[Document, str | None]]:
-    """Every document, cleaned, with the reason to leave it out or None."""
-    texts: dict[bytes, str] = {}
-    ids: set[str] = set()
-    for document in _read(config.corpus) if config.corpus else icd10cm(config.prefixes, config.max_characters):
-        document = replace(document, title=clean(document.title), text=clean(document.text))
-        words = len(document.text.split())
-        digest = hashlib.sha256(normalised(document.text).encode()).digest()[:16]
-        if not words:
-            yield document, "empty"
-        elif words < config.min_words:
-            yield document, f"fewer than {config.min_words} words"
-        elif digest in texts:
-            yield document, f"same text as {texts[digest]}"
-        elif document.id in ids:
-            yield document, "its id belongs to another text"
-        else:
-            texts[digest] = document.id
-            ids.add(document.id)
-            yield document, None
+def _describe(this: run.Run, config: Config, origin: Origin, summary: dict[str, Any]) -> None:
+    """corpus.json, the card, and what run.json says of licences."""
+    if config.access == "credentialed":
+        summary["licences"] = {source: under_agreement(stated) for source, stated in summary["licences"].items()}
+    write_json(this.folder / "corpus.json", summary)
+    this.facts["licences"] |= summary["licences"]
+    non_commercial = summary["licence_kinds"].get("non-commercial", 0)
+    if non_commercial:
+        this.facts["non_commercial_documents"] = non_commercial
+    simulated = bool(this.facts.get("simulated"))
+    card = write_card(config, origin.known, summary, simulated)
+    (this.folder / "README.md").write_text(card, encoding="utf-8")
 
 
-def clean(text: str) -> str:
-    """Unicode NFC, no control or invisible characters, single blanks, at most one empty line in a row."""
-    text = unicodedata.normalize("NFC", text).replace("\r\n", "\n").replace("\r", "\n").replace("\t", " ")
-    # Cc: control; Cf: invisible (zero-width blanks, soft hyphens, byte order marks); Cs: halves of broken pairs.
-    text = "".join(c for c in text if c == "\n" or unicodedata.category(c) not in {"Cc", "Cf", "Cs"})
-    text = "\n".join(" ".join(line.split()) for line in text.split("\n"))
-    return re.sub(r"\n{3,}", "\n\n", text).strip()
+def _blocklist(config: Config) -> Blocklist:
+    if not config.blocklists:
+        return Blocklist([], {})
+    return load_blocklists(config.blocklists, config.decontamination.min_words)
 
 
-def normalised(text: str) -> str:
-    """What two texts must share to be duplicates: the same letters and digits in the same order of words."""
-    return " ".join(re.findall(r"\w+", text.casefold()))
-
-
-def rank(key: str, salt: str) -> float:
-    """A number in [0, 1) that depends on the key and the salt alone."""
-    return int.from_bytes(hashlib.sha256(f"{salt}|{key}".encode()).digest()[:6]) / 2**48
-
-
-def _smallest(keys: list[str], count: int | None, salt: str) -> float | None:
-    if count is None or count >= len(keys):
+def _token_counter(model: str | Path | None) -> Callable[[list[str]], list[int]] | None:
+    if model is None:
         return None
-    return heapq.nsmallest(count, (rank(key, salt) for key in keys))[-1]
+    from medsmith.models import load_tokenizer
 
+    tokenizer = load_tokenizer(model)
 
-def _heldout_bound(kept: list[str], config: Config) -> float:
-    """The rank up to which documents are held out: the share, but at least one document and never all."""
-    if config.heldout_share == 0:
-        return -1.0
-    ranks = sorted(rank(key, f"heldout {config.seed}") for key in kept)
-    return min(max(config.heldout_share, ranks[0]), ranks[-2])
+    def count(texts: list[str]) -> list[int]:
+        return [len(ids) for ids in tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]]
 
-
-def _read(corpus: Path) -> Iterator[Document]:
-    files = sorted(corpus.glob("*.jsonl")) if corpus.is_dir() else [corpus]
-    if not files:
-        raise UserError(f"no .jsonl file in {corpus}")
-    for path in files:
-        for number, row in enumerate(read_jsonl(path), 1):
-            where = f"{path} row {number}"
-            document = parse_row(Document, row, where)
-            for name, value in asdict(document).items():
-                if not isinstance(value, str):
-                    raise UserError(f"{where}: '{name}' is {value!r}, not a text")
-            if not document.license.strip():
-                raise UserError(f"{where}: no license for '{document.id}'; a corpus is used under known licences only")
-            yield document
-
-
-def icd10cm(prefixes: list[str], max_characters: int | None) -> Iterator[Document]:
-    """One document a category of ICD-10-CM: what it is, where it stands, and its codes with their descriptions.
-
-    Raises:
-        UserError: a prefix that no code begins with.
-    """
-    import simple_icd_10_cm as table
-
-    wanted = tuple(prefix.upper().replace(".", "") for prefix in prefixes)
-    codes = [code for code in dict.fromkeys(table.get_all_codes(True)) if table.is_category_or_subcategory(code)]
-    found: dict[str, list[str]] = defaultdict(list)
-    for code in codes:
-        bare = code.replace(".", "")
-        if len(bare) <= (max_characters or 7) and (not wanted or bare.startswith(wanted)):
-            found[code[:3]].append(code)
-    for prefix in wanted:
-        if not any(code.replace(".", "").startswith(prefix) for code in codes):
-            raise UserError(f"prefixes: no ICD-10-CM code begins with '{prefix}'")
-    for category, members in found.items():
-        title = table.get_description(category)
-        places = [table.get_description(place) for place in table.get_ancestors(category, prioritize_blocks=False)]
-        lines = [f"ICD-10-CM category {category}: {title}.", f"It belongs to {', in '.join(dict.fromkeys(places))}."]
-        included = table.get_includes(category) + table.get_inclusion_term(category)
-        if included:
-            lines.append(f"It includes {'; '.join(included)}.")
-        lines += [f"ICD-10-CM code {code}: {table.get_description(code)}." for code in members if code != category]
-        if table.is_leaf(category):
-            lines.append(f"ICD-10-CM code {category}: {title}.")
-        yield Document(f"icd10cm-{category}", title, "\n".join(lines), "ICD-10-CM", ICD10CM_LICENCE)
-
-
-class _Tally:
-    """Counts of documents, words and licences, in all and for each source."""
-
-    def __init__(self) -> None:
-        self.read = 0
-        self.documents: Counter[str] = Counter()
-        self.words: Counter[str] = Counter()
-        self.reasons: Counter[str] = Counter()
-        self.sources: dict[str, Counter[str]] = defaultdict(Counter)
-        self.licences: dict[str, set[str]] = defaultdict(set)
-
-    def count(self, document: Document, name: str, reason: str | None) -> None:
-        words = len(document.text.split())
-        self.read += 1
-        self.documents[name] += 1
-        self.words[name] += words
-        if reason:
-            self.reasons["same text as another" if reason.startswith("same text") else reason] += 1
-            return
-        # A page's address in the source tells pages apart, not sources.
-        source = document.source.partition("http")[0].strip() or document.source
-        self.sources[source].update({name: 1, "words": words})
-        self.licences[source].add(document.license.strip())
-
-    def summary(self) -> dict[str, Any]:
-        names = ("train", "heldout", "dropped")
-        licences = {source: ", ".join(sorted(found)) for source, found in sorted(self.licences.items())}
-        return {
-            "documents": {"read": self.read} | {name: self.documents[name] for name in names},
-            "words": {name: self.words[name] for name in names},
-            "dropped": dict(sorted(self.reasons.items())),
-            "sources": {source: dict(sorted(self.sources[source].items())) for source in licences},
-            "licences": licences,
-        }
+    return count
 
 
 if __name__ == "__main__":

@@ -242,7 +242,7 @@ def _pdf(path: Path) -> Iterator[Row]:
     try:
         import pypdf
     except ImportError:
-        raise UserError(f"{path}: reading PDF needs pypdf; pip install 'medsmith[documents]'") from None
+        raise UserError(f"{path}: reading PDF needs pypdf; pip install 'medsmith[corpora]'") from None
     size = path.stat().st_size
     try:
         pages = pypdf.PdfReader(path).pages

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from experts import corpora
+from experts.corpus.tables import icd10cm
 from medsmith.config import load
+from medsmith.documents import clean
 from medsmith.errors import UserError
 from medsmith.records import read_json, write_jsonl
 
@@ -57,9 +59,7 @@ def test_dropped_documents_tell_why(tmp_path: Path) -> None:
 
 def test_text_is_cleaned(tmp_path: Path) -> None:
     """Composed letters, no control or invisible characters, single blanks, one empty line at most."""
-    assert (
-        corpora.clean("\ufeffcafe\u0301  au\u00ad lait\x07\r\n\r\n\n\t100 \u200bmg ") == "caf\u00e9 au lait\n\n100 mg"
-    )
+    assert clean("\ufeffcafe\u0301  au\u00ad lait\x07\r\n\r\n\n\t100 \u200bmg ") == "caf\u00e9 au lait\n\n100 mg"
 
 
 def test_adding_documents_moves_no_other(tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_document_without_licence_or_text_is_refused(tmp_path: Path, bad: dict[s
 
 def test_code_table_gives_a_document_a_category(tmp_path: Path) -> None:
     """Category E11 lists its codes of at most four characters, each with its description, and no other category's."""
-    documents = list(corpora.icd10cm(["E11", "I10"], 4))
+    documents = list(icd10cm(["E11", "I10"], 4))
     assert [document.id for document in documents] == ["icd10cm-E11", "icd10cm-I10"]
     text = documents[0].text
     assert "ICD-10-CM code E11.9: Type 2 diabetes mellitus without complications." in text.splitlines()
@@ -133,6 +133,6 @@ def test_code_table_gives_a_document_a_category(tmp_path: Path) -> None:
 def test_unknown_prefix_and_origin_are_refused(tmp_path: Path) -> None:
     """A prefix without codes, or two origins at once, is the user's mistake."""
     with pytest.raises(UserError, match="no ICD-10-CM code begins with 'QQ'"):
-        list(corpora.icd10cm(["QQ"], None))
+        list(icd10cm(["QQ"], None))
     with pytest.raises(UserError, match="exactly one of corpus"):
         load(corpora.Config, {"out": tmp_path / "x"})

@@ -44,6 +44,7 @@ def kind_of(name: Path) -> str:
         "merge_recipes",
         "eval/suites",
         "eval/clue/prompts",
+        "experts/corpus",
     }:
         return folder
     if folder in {"medsmith", "mediflow/pairing", "mediflow/clinic", "mediflow/validation", "benchmarks"}:
@@ -176,6 +177,16 @@ def test_every_topic_of_validation_sets_loads() -> None:
     from mediflow.validation.topics import load_topics
 
     assert list(load_topics()) == [Path(name).stem for name in of_kind("mediflow/validation_topics")]
+
+
+def test_every_known_corpus_loads() -> None:
+    """The folder is the list of known corpora: no file is left out, and each says its licence and its traps."""
+    from experts.corpus.known import known_names, load_known
+
+    assert known_names() == [Path(name).stem for name in of_kind("experts/corpus")]
+    assert [
+        name for name in known_names() if not load_known(name).traps or not load_known(name).published.license
+    ] == []
 
 
 @pytest.mark.parametrize("name", of_kind("data"))

@@ -1,0 +1,245 @@
+"""Documents out of what a corpus is published as: rows under any names of columns, texts, code tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from experts.corpus.known import Known, known_on_hub, load_known
+from experts.corpus.licences import Licences
+from experts.corpus.tables import atc, icd10cm
+from medsmith.digests import VOLATILE_FILES, VOLATILE_FOLDERS
+from medsmith.documents import text_at, value_at
+from medsmith.errors import UserError
+from medsmith.hub import is_licence
+from medsmith.hub_data import DATA_FILES, HUB_DATA, Fetch, resolve
+from medsmith.records import Document, content_id
+from medsmith.row_files import TABLES, TEXTS, Row, kind_of, stream_rows
+
+if TYPE_CHECKING:
+    from experts.corpora import Config
+
+
+class Entry(NamedTuple):
+    """One document as it was read, with what it is split by and where it lies.
+
+    `article` is what a table of licences calls it; `done` are the bytes read up to here; `fault` says why there is no
+    text.
+    """
+
+    document: Document
+    patient: str = ""
+    time: str = ""
+    file: str = ""
+    row: int = 0
+    done: int = 0
+    fault: str = ""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where the documents come from, the settings of the user laid over what is known of the corpus."""
+
+    root: Path | None
+    files: list[Path]
+    columns: dict[str, str]
+    source: str
+    license: str
+    table: str | None
+    known: Known | None
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(path.stat().st_size for path in self.files)
+
+    @property
+    def text(self) -> str:
+        """The column that holds the text."""
+        return self.columns.get("text", "text")
+
+
+def find_origin(config: Config, fetch: Fetch | None = None) -> Origin:
+    """What `corpus`, `known` and `table` name together.
+
+    Raises:
+        UserError: an unknown name, nothing there, or nothing that can be read.
+    """
+    known = load_known(config.known) if config.known else None
+    reference = config.corpus
+    if isinstance(reference, str) and known is None and (match := HUB_DATA.fullmatch(reference)):
+        known = known_on_hub(match[1])
+    table = config.table or (known.table if known else None)
+    if reference is None and known and not table:
+        reference = _pinned(config.known or "", known)
+    if reference is None and table != "icd10cm":
+        raise UserError(f"corpus: a table of {table} is read from your own file; give its path (corpus=...)")
+    patterns = config.files or (known.files if known else [])
+    root = None if reference is None else resolve("corpus", reference, config.access, fetch, patterns or DATA_FILES)
+    known_columns = list(known.columns.items()) if known else []
+    return Origin(
+        root=root,
+        files=[] if root is None else find_files(root, patterns),
+        columns={str(name): column for name, column in (*known_columns, *config.columns.items())},
+        source=config.source or (known.source if known else None) or "",
+        license=config.license or (known.license if known else None) or "",
+        table=table,
+        known=known,
+    )
+
+
+def _pinned(name: str, known: Known) -> str:
+    if not known.hub:
+        raise UserError(f"corpus: {name} is not on the hub; {known.where or 'give its path (corpus=...)'}")
+    if not known.revision:
+        raise UserError(f"corpus: say which revision of {known.hub} (corpus={known.hub}@COMMIT). {known.where}".strip())
+    return f"{known.hub}@{known.revision}"
+
+
+def find_files(root: Path, patterns: Sequence[str] = ()) -> list[Path]:
+    """The files of a corpus in order: the file itself; of a folder those of a pattern, or all of the first kind there.
+
+    Tables come before texts, so that a LICENSE.txt beside a table is no document.
+
+    Raises:
+        UserError: nothing there, or nothing that can be read.
+    """
+    if root.is_file():
+        return [root]
+    if not root.is_dir():
+        hint = f"; of a data set on the hub say which revision: {root}@COMMIT" if len(root.parts) == 2 else ""
+        raise UserError(f"no such file or folder: {root}{hint}")
+    for pattern in patterns:
+        if found := sorted(path for path in root.glob(pattern) if path.is_file()):
+            return found
+    if patterns:
+        raise UserError(f"{root} holds no {' or '.join(patterns)}; name its files by files=[...]")
+    there = sorted(path for path in root.rglob("*") if _is_ours(path.relative_to(root)) and path.is_file())
+    for kinds in (*((kind,) for kind in TABLES), TEXTS):
+        if found := [path for path in there if kind_of(path) in kinds]:
+            return found
+    raise UserError(f"{root} holds no file that can be read; {', '.join((*TABLES, *TEXTS))} are")
+
+
+def _is_ours(name: Path) -> bool:
+    hidden = any(part.startswith(".") for part in name.parts)
+    return not hidden and name.name not in VOLATILE_FILES and name.parts[0] not in VOLATILE_FOLDERS
+
+
+class LicenceTable:
+    """The licence of every article, by its key; each licence's text is in memory once."""
+
+    def __init__(self, settings: Licences) -> None:
+        """Read the table. Raises UserError where a column is missing or nothing was read."""
+        assert settings.table is not None, "asked for by a setting"
+        self.path = settings.table
+        self._licences: dict[str, str] = {}
+        texts: dict[str, str] = {}
+        for row in stream_rows(settings.table, {settings.key, settings.license}):
+            _check(row.values, [settings.key, settings.license], f"{settings.table} row {row.number}")
+            licence = str(row.values[settings.license] or "").strip()
+            key = str(row.values[settings.key] or "").strip()
+            if key:
+                self._licences[key] = texts.setdefault(licence, licence)
+        if not self._licences:
+            raise UserError(f"licences.table: {settings.table} holds no row; give a table of keys and licences")
+
+    def find(self, key: str) -> str:
+        """The licence, or the empty text: none."""
+        return self._licences.get(key.strip(), "")
+
+
+def read(origin: Origin, config: Config, licences: LicenceTable | None = None, skip: int = 0) -> Iterator[Entry]:
+    """Every document in order, but the first `skip`, which are not looked at.
+
+    Raises:
+        UserError: a column is missing, or a document has no licence where that is refused.
+    """
+    if origin.table:
+        built = icd10cm(config.prefixes, config.max_characters)
+        if origin.table == "atc":
+            built = atc(origin.files, origin.columns, config.prefixes, origin.source or "ATC", origin.license)
+        yield from islice((Entry(document) for document in built), skip, None)
+        return
+    before = 0
+    for path in origin.files:
+        file = path.name if origin.root == path or origin.root is None else path.relative_to(origin.root).as_posix()
+        tops = {name for column in _columns(origin).values() for name in (column, column.partition(".")[0])}
+        first = True
+        for row in stream_rows(path, tops):
+            if skip:
+                skip -= 1
+                continue
+            if first and not row.fault:
+                _check_named(origin, row, f"{path} row {row.number}")
+                first = False
+            yield _entry(origin, config, licences, path, file, row, before)
+        before += path.stat().st_size
+
+
+def _columns(origin: Origin) -> dict[str, str]:
+    return {name: name for name in ("id", "title", "text", "source", "license")} | origin.columns
+
+
+def _check_named(origin: Origin, row: Row, where: str) -> None:
+    """A column that is named must be there, at least in the first row of a file."""
+    named = [column for column in origin.columns.values() if column not in row.values]
+    _check(row.values, [column.partition(".")[0] for column in named], where)
+
+
+def _entry(
+    origin: Origin, config: Config, licences: LicenceTable | None, path: Path, file: str, row: Row, before: int
+) -> Entry:
+    where = f"{path} row {row.number}"
+    values = row.values
+    columns = _columns(origin)
+    if "text" not in origin.columns and kind_of(path) not in TEXTS:
+        _check_own(values, where, origin, config)
+    text = text_at(values, columns["text"])
+    key, title = text_at(values, columns["id"]), text_at(values, columns["title"])
+    if kind_of(path) in TEXTS:
+        key, title = key or file, title or path.stem
+    key = key or content_id(text or where)
+    stated = text_at(values, columns["license"]).strip()
+    if licences is not None:
+        stated = licences.find(text_at(values, columns.get("article", "")))
+    else:
+        stated = stated or origin.license
+    if not is_licence(stated) and config.licences.missing == "refuse":
+        raise UserError(
+            f"{where}: no license for '{key}'; a corpus is used under known licences only (license=... for all of it, "
+            "or licences.missing=drop)"
+        )
+    source = text_at(values, columns["source"]).strip() or origin.source or (origin.root or path).stem
+    return Entry(
+        Document(key, title, text, source, stated),
+        patient=text_at(values, columns["patient"]).strip() if "patient" in columns else "",
+        time=str(value_at(values, columns["time"]) or "").strip() if "time" in columns else "",
+        file=file,
+        row=row.number,
+        done=before + row.end,
+        fault=row.fault,
+    )
+
+
+def _check_own(values: Mapping[str, object], where: str, origin: Origin, config: Config) -> None:
+    """Rows in our own columns are held to them: a text that is none is a mistake, not an empty document."""
+    for name in ("id", "title", "text", "source", "license"):
+        given = {"source": origin.source, "license": origin.license or config.licences.table}.get(name)
+        if name in values and not isinstance(values[name], str) and name not in origin.columns:
+            raise UserError(f"{where}: '{name}' is {values[name]!r}, not a text")
+        if name not in values and not given and name not in origin.columns:
+            _check(values, [name], where)
+
+
+def _check(values: Iterable[str], columns: Sequence[str], where: str) -> None:
+    there = list(values)
+    for column in columns:
+        if column not in there:
+            raise UserError(
+                f"{where}: missing column '{column}' (there are: {', '.join(map(str, there))[:200]}); say what it is "
+                f"called, e.g. columns.text=NAME"
+            )
