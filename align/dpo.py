@@ -2,8 +2,13 @@
 
     python -m align.dpo align/recipes/dpo.yml model=out/… data=out/… out=out/…
 
+Any of TRL's losses, or a weighted mixture (`loss_type: [sigmoid, sft], loss_weights: [1.0, 0.1]`). The reference's
+log-probabilities are computed once and kept in raw/reference, by the content of its weights and of the pairs: a killed
+run, or one with another beta, reads them. With `lora` an adapter is trained; the reference is the model without it.
+
 Writes a model folder, `dropped.jsonl`, `mask.html`, `mask.txt` and `log/metrics.jsonl`; run.json says how probable the
-good and the bad answers were before and after, and warns where the good ones lost (likelihood displacement).
+good and the bad answers were before and after, how long they are beside one another, and warns where the good ones lost
+(likelihood displacement).
 """
 
 from __future__ import annotations
@@ -11,7 +16,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -19,6 +24,10 @@ from medsmith import config, run
 from medsmith.command import run_command
 from medsmith.config import ModelRef, execution
 from medsmith.errors import UserError
+from medsmith.lora import Lora
+
+if TYPE_CHECKING:
+    from align.prepare import Chosen
 
 LOG = logging.getLogger(__name__)
 
@@ -37,18 +46,22 @@ class Config(config.Config):
     show_text: bool | None = Field(
         None, description="write texts of training rows into mask files; default: where their licence is known and open"
     )
+    lora: Lora | None = Field(
+        None, description="train an adapter: {r: 16, alpha: 32, merge: true}; default: all weights"
+    )
     trainer: dict[str, Any] = Field(default_factory=dict, description="trl.DPOConfig, as it stands")
     threads: int | None = execution(None, "torch threads; default: OMP_NUM_THREADS, else all cores")
 
 
 def main(settings: Config, callbacks: Sequence[Any] = ()) -> Path:
     """Train, measure preferences before and after, save. `callbacks` are transformers' own."""
-    from align.preferences import compare, measure
+    from align.preferences import compare, compare_lengths, measure
     from align.prepare import choose_rows
     from medsmith.access import may_show
+    from medsmith.lora import load_to_train, save_trained
     from medsmith.masks import CHAT, look
     from medsmith.models import load_model, load_tokenizer
-    from medsmith.training import run_trainer, save_model, trainer_arguments
+    from medsmith.training import run_trainer, trainer_arguments
 
     if "max_length" in settings.trainer:
         raise UserError("trainer: 'max_length' would cut answers short; set max_tokens, which drops long pairs instead")
@@ -60,16 +73,17 @@ def main(settings: Config, callbacks: Sequence[Any] = ()) -> Path:
         chosen = choose_rows(this, settings.data, tokenizer, settings.max_tokens, settings.heldout_share, pairs=True)
         LOG.info("%(rows)d pairs: %(train)d to train on, %(heldout)d held out, %(dropped)d dropped", chosen.counts)
         measured = (chosen.heldout or chosen.train)[: settings.measured_pairs]
-        model = load_model(settings.model)
+        model = load_to_train(settings.model, settings.lora, seed=settings.seed)
         before = measure(model, tokenizer, measured)
-        trainer = _trainer(model, arguments, chosen.train, chosen.heldout, tokenizer, callbacks)
+        trainer = _trainer(settings, model, arguments, chosen, tokenizer, callbacks)
         show = may_show(settings.show_text, [settings.data])
         labels = [row.task_type for row in chosen.train]
         trained = look(trainer, tokenizer, CHAT, this.folder, show=show, labels=labels)
         summary = run_trainer(trainer, this, "dpo")
-        save_model(trainer.model, tokenizer, this.folder, settings.dtype)
+        save_trained(trainer.model, tokenizer, this.folder, settings.dtype, settings.lora, settings.model)
         # What was saved, loaded as before: the trainer's own copy computes in bfloat16 even after training.
-        facts = compare(before, measure(load_model(this.folder), tokenizer, measured), arguments.beta)
+        facts = compare(before, measure(load_model(settings.out), tokenizer, measured), arguments.beta)
+        facts["lengths"] = compare_lengths(tokenizer, chosen.train)
         facts["measured_on"] = "held-out pairs" if chosen.heldout else "training pairs"
         if facts["likelihood_displacement"]:
             LOG.warning(
@@ -88,22 +102,24 @@ def _block(settings: Config) -> dict[str, Any]:
 
 
 def _trainer(
-    model: Any, arguments: Any, train: Sequence[Any], heldout: Sequence[Any], tokenizer: Any, callbacks: Sequence[Any]
+    settings: Config, model: Any, arguments: Any, chosen: Chosen, tokenizer: Any, callbacks: Sequence[Any]
 ) -> Any:
     from datasets import Dataset
-    from trl import DPOTrainer
 
+    from align.reference import trainer_class
     from align.rows import preference
+    from medsmith.lora import peft_config
 
-    evaluated = heldout if arguments.eval_strategy != "no" else []
+    evaluated = chosen.heldout if arguments.eval_strategy != "no" else []
     try:
-        return DPOTrainer(
+        return trainer_class(settings.out / "raw" / "reference")(
             model=model,
             args=arguments,
-            train_dataset=Dataset.from_list([preference(row) for row in train]),
+            train_dataset=Dataset.from_list([preference(row) for row in chosen.train]),
             eval_dataset=Dataset.from_list([preference(row) for row in evaluated]) if evaluated else None,
             processing_class=tokenizer,
             callbacks=list(callbacks),
+            peft_config=peft_config(settings.lora),
         )
     except ValueError as error:  # TRL checks template and settings against one another
         raise UserError(f"trl refuses the settings: {error}") from error

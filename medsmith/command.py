@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from medsmith import resumption, run
+from medsmith import processes, resumption, run
 from medsmith.config import Config, load
 from medsmith.display import count_words
 from medsmith.errors import UserError, nearest
@@ -88,7 +88,8 @@ def _run(command: Command[C], description: str, arguments: Sequence[str] | None)
             signal.signal(number, signal.default_int_handler)
     given = _parser(command, description).parse_intermixed_args(arguments)
     recipe, settings = _read_words([given.recipe, *given.override] if given.recipe else [], command.config.positional)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
+    level = logging.INFO if processes.is_main() else logging.WARNING
+    logging.basicConfig(level=level, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it tells of every single request
     config = load(command.config, recipe, settings)
     if getattr(given, "plan", False):
@@ -96,18 +97,24 @@ def _run(command: Command[C], description: str, arguments: Sequence[str] | None)
         return
     if given.resume:
         os.environ[resumption.ACCEPT] = "1"
-    if given.again and not run.is_held(config.out):
+    if given.again and processes.is_main() and not run.is_held(config.out):
         resumption.discard(config.out, command.name)
     if not given.again and run.is_current(command.name, config):
         logging.getLogger(command.name).info("up to date, nothing to do (--again makes it anew)")
-        print(config.out)
+        _answer(config.out)
     else:
         made = command.main(config)
         record = run.read_record(made)
         if record is not None and record["counts"]:
             # Not on standard output, which is the folder alone for whoever reads it into a variable.
             logging.getLogger(command.name).info("finished: %s", count_words(record["counts"]))
-        print(made)
+        _answer(made)
+
+
+def _answer(folder: Path) -> None:
+    """Standard output is the folder, once, whatever number of processes made it."""
+    if processes.is_main():
+        print(folder)
 
 
 def _read_words(words: list[str], positional: Sequence[str]) -> tuple[Path | None, list[str]]:

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from medsmith import processes
 from medsmith.config import Block
 from medsmith.errors import UserError
 
@@ -131,14 +132,16 @@ def save_trained(
         save_model(model.merge_and_unload(), tokenizer, folder, dtype)
         return
     adapter = folder / "checkpoints" / "adapter" if lora.merge else folder
-    model.save_pretrained(str(adapter), selected_adapters=["default"])
-    model.config.save_pretrained(adapter)
-    note_layers(model.config, adapter)
-    generation = model.generation_config
-    generation.eos_token_id = end_tokens(tokenizer)
-    generation.save_pretrained(adapter)
-    (adapter / "README.md").unlink(missing_ok=True)  # peft's own card, without a word on this run
+    if processes.is_main():
+        model.save_pretrained(str(adapter), selected_adapters=["default"])
+        model.config.save_pretrained(adapter)
+        note_layers(model.config, adapter)
+        generation = model.generation_config
+        generation.eos_token_id = end_tokens(tokenizer)
+        generation.save_pretrained(adapter)
+        (adapter / "README.md").unlink(missing_ok=True)  # peft's own card, without a word on this run
+        if not lora.merge:
+            tokenizer.save_pretrained(folder)
+    processes.wait()
     if lora.merge:
         save_model(load_model(adapter), tokenizer, folder, dtype)
-    else:
-        tokenizer.save_pretrained(folder)

@@ -43,7 +43,7 @@ MISSING = "nothing"
 def note_maker(this: Run) -> None:
     """Note what makes the checkpoints of this run, before the first one is there."""
     path = this.folder / FOLDER / MADE_BY
-    if not path.is_file():
+    if this.main and not path.is_file():
         from medsmith.run import git_state
 
         write_json(path, {"identity": this.identity, "code": code_of(this.command), "git": git_state()})

@@ -33,6 +33,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from medsmith import processes
 from medsmith.config import Config, artefacts, identity
 from medsmith.digests import RECORD, STARTED, combined, file_digest, output_digests
 from medsmith.errors import UserError
@@ -56,6 +57,8 @@ class Run:
     facts: dict[str, Any] = field(default_factory=dict)
     """What the artefact says of itself: licences {source: licence}, simulated, and whatever a card should show."""
     started: float = field(default_factory=time.time)
+    main: bool = True
+    """False in a process that follows another one; its folder is scratch, and it finishes nothing."""
 
     def finish(self, **counts: int) -> Path:
         """Write run.json, last and atomically. Counts are the rows of in = kept + dropped + failed.
@@ -63,6 +66,8 @@ class Run:
         Raises:
             UserError: an input changed while this ran, so that nobody can say what was read.
         """
+        if not self.main:
+            return self.config.out
         ended = time.time()
         for name, path in artefacts(self.config).items():
             if digest(path) != self.identity["inputs"][name]:
@@ -100,6 +105,8 @@ class Run:
 def start(config: Config, command: str) -> Iterator[Run]:
     """Open the run folder `config.out` under a lock, clear what is stale, hand over a Run to finish.
 
+    Of several processes the main one does so, and the others are given its word and a scratch folder (processes.py).
+
     Raises:
         UserError: an input does not exist or is not finished, another process holds the folder, it holds what this
             run must not clear, or the disk is full or not ours to write on.
@@ -108,6 +115,11 @@ def start(config: Config, command: str) -> Iterator[Run]:
     if folder.is_file():
         raise UserError(f"out={folder} is a file, and a run is a folder; choose another out=")
     wanted = step_identity(command, config)
+    if not processes.is_main():
+        resumed = processes.tell(False)
+        with processes.scratch_for(folder) as scratch:
+            yield Run(scratch, command, config, wanted, resumed, _inherited_facts(config), main=False)
+        return
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / LOCK)
@@ -122,7 +134,7 @@ def start(config: Config, command: str) -> Iterator[Run]:
         _refuse_what_is_not_ours(folder, command, config)
         _refuse_other_training(folder, command, wanted)
         ours = True
-        resumed = _prepare(folder, wanted)
+        resumed = processes.tell(_prepare(folder, wanted))
         yield Run(folder, command, config, wanted, resumed, _inherited_facts(config))
     except Exception as error:  # marked and raised again: nothing is swallowed here
         with contextlib.suppress(OSError):
