@@ -18,7 +18,7 @@ import typing
 from pathlib import Path
 from typing import Any, TypeVar
 
-from medsmith import resumption
+from medsmith import processes, resumption
 from medsmith.errors import UserError
 from medsmith.run import Run
 from medsmith.training_log import METRICS, Metrics, watcher
@@ -141,7 +141,10 @@ def run_trainer(trainer: Any, this: Run, description: str) -> dict[str, Any]:
     from transformers import PrinterCallback
 
     folder = Path(trainer.args.output_dir)
-    checkpoint = resumption.latest_checkpoint(folder) if this.resumed else None
+    checkpoint = None
+    if this.resumed:  # the main process alone clears torn ones away
+        latest = processes.tell(resumption.latest_checkpoint(folder) if this.main else None)
+        checkpoint = folder / latest.name if latest else None
     resumption.note_maker(this)
     resumption.check_base(trainer, resumed=checkpoint is not None)
     step = resumption.step_of(checkpoint) if checkpoint else 0
@@ -175,7 +178,7 @@ def save_model(model: Any, tokenizer: Any, folder: Path, dtype: str = "float32")
     """Write a model folder: safetensors in `dtype`, tokenizer, chat template, and a generation config that stops.
 
     The generation config's eos_token_id names the token that ends a chat turn first, then the tokenizer's own end and
-    the end of a document. The model is cast in place.
+    the end of a document. The model is cast in place. Of several processes all must call this, and the main one writes.
 
     Raises:
         UserError: a weight is not finite; the tensor is named.
@@ -187,11 +190,14 @@ def save_model(model: Any, tokenizer: Any, folder: Path, dtype: str = "float32")
             raise UserError(f"the trained weights '{name}' are not all finite; lower learning_rate in the recipe")
     model.to(getattr(torch, dtype))
     model.eval()
+    weights = processes.whole_weights(model)
     model.generation_config.eos_token_id = end_tokens(tokenizer)
     if tokenizer.pad_token_id is not None:
         model.generation_config.pad_token_id = tokenizer.pad_token_id
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    if processes.is_main():
+        model.save_pretrained(folder, **({"state_dict": weights} if weights else {}))
+        tokenizer.save_pretrained(folder)
+    processes.wait()
 
 
 def end_tokens(tokenizer: Any) -> list[int]:
