@@ -33,6 +33,7 @@ from medsmith import processes, run
 from medsmith.access import may_show
 from medsmith.command import run_command
 from medsmith.config import Block, ModelRef, execution
+from medsmith.dev_slice import Evaluate
 from medsmith.errors import UserError
 from medsmith.lora import Lora
 from medsmith.records import content_id, read_json, write_json
@@ -99,6 +100,9 @@ class Config(medsmith.config.Config):
         description="dapt: documents; pit: rows, then rows with documents; explainer: rewrites; datamix: many corpora"
     )
     max_tokens: int = Field(4096, ge=8, description="block length; longer documents are cut into pieces, none is lost")
+    evaluate: Evaluate | None = Field(
+        None, description="measure while training: {every_steps: 200, questions: […], patience: 5, keep: best}"
+    )
     trainer: dict[str, Any] = Field({}, description="trl.SFTConfig, as it stands, for every phase")
     phase1: dict[str, Any] = Field({}, description="over `trainer`, for phase 1 of pit")
     phase2: dict[str, Any] = Field({}, description="over `trainer`, for phase 2 of pit")
@@ -162,7 +166,7 @@ def main(config: Config, callbacks: Sequence[Any] = ()) -> Path:
     with run.start(config, "experts.train") as this:
         tokenizer = load_tokenizer(config.base)
         _check_context(config)
-        phases, mixed = build_phases(config, texts, tokenizer, this.folder / ("checkpoints" if this.main else "own"))
+        phases, mixed = build_phases(config, texts, tokenizer, this.folder / "checkpoints")
         write_json(this.folder / "data.json", describe(config, texts, phases, mixed))
         held = HeldOut(texts.heldout, tokenizer, config.max_tokens)
         reports = []
@@ -298,6 +302,7 @@ def train_phase(
         config.lora,
         outputs_only=name in ("phase1", "explainer"),
         show=may_show(config.show_text, config.sources),
+        evaluate=config.evaluate,
     )
     if config.heldout_steps and before:
         callbacks = [*callbacks, watcher(this, name, held, config.heldout_steps)]
