@@ -23,6 +23,7 @@ from pydantic import Field
 from medsmith import config, run
 from medsmith.command import run_command
 from medsmith.config import ModelRef, execution
+from medsmith.dev_slice import Evaluate, open_slice
 from medsmith.errors import UserError
 from medsmith.lora import Lora
 
@@ -49,12 +50,16 @@ class Config(config.Config):
     lora: Lora | None = Field(
         None, description="train an adapter: {r: 16, alpha: 32, merge: true}; default: all weights"
     )
+    evaluate: Evaluate | None = Field(
+        None, description="measure while training: {every_steps: 200, questions: […], patience: 5, keep: best}"
+    )
     trainer: dict[str, Any] = Field(default_factory=dict, description="trl.DPOConfig, as it stands")
     threads: int | None = execution(None, "torch threads; default: OMP_NUM_THREADS, else all cores")
 
 
 def main(settings: Config, callbacks: Sequence[Any] = ()) -> Path:
     """Train, measure preferences before and after, save. `callbacks` are transformers' own."""
+    from align.displacement import displacement_facts, displacement_watch
     from align.preferences import compare, compare_lengths, measure
     from align.prepare import choose_rows
     from medsmith.access import may_show
@@ -62,6 +67,7 @@ def main(settings: Config, callbacks: Sequence[Any] = ()) -> Path:
     from medsmith.masks import CHAT, look
     from medsmith.models import load_model, load_tokenizer
     from medsmith.training import run_trainer, trainer_arguments
+    from medsmith.training_log import read_log
 
     if "max_length" in settings.trainer:
         raise UserError("trainer: 'max_length' would cut answers short; set max_tokens, which drops long pairs instead")
@@ -79,7 +85,8 @@ def main(settings: Config, callbacks: Sequence[Any] = ()) -> Path:
         show = may_show(settings.show_text, [settings.data])
         labels = [row.task_type for row in chosen.train]
         trained = look(trainer, tokenizer, CHAT, this.folder, show=show, labels=labels)
-        summary = run_trainer(trainer, this, "dpo")
+        trainer.add_callback(displacement_watch(arguments.beta))
+        summary = run_trainer(trainer, this, "dpo", open_slice(settings.evaluate, tokenizer))
         save_trained(trainer.model, tokenizer, this.folder, settings.dtype, settings.lora, settings.model)
         # What was saved, loaded as before: the trainer's own copy computes in bfloat16 even after training.
         facts = compare(before, measure(load_model(settings.out), tokenizer, measured), arguments.beta)
@@ -91,6 +98,7 @@ def main(settings: Config, callbacks: Sequence[Any] = ()) -> Path:
                 "learning_rate, or train with loss_type: [sigmoid, sft]",
                 -facts["chosen_change"],
             )
+        facts |= displacement_facts(read_log(this, "dpo"), arguments.beta)
         this.facts["dpo"] = summary | facts | {"trained_share": round(trained, 4)}
         return this.finish(**chosen.counts)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -60,6 +61,25 @@ def compare(before: Sequence[Pair], after: Sequence[Pair], beta: float) -> dict[
     facts["chosen_change"] = round(facts["after"]["chosen_logprob"] - facts["before"]["chosen_logprob"], 6)
     facts["likelihood_displacement"] = facts["chosen_change"] < 0
     return facts
+
+
+def compare_lengths(tokenizer: Any, rows: Sequence[Instruction]) -> dict[str, float]:
+    """How long the answers of each side are, in tokens. DPO learns length where the two are far apart.
+
+    `mean_log_ratio` is that of rejected over chosen: 0 where neither side is longer; `chosen_longer` is a share of the
+    pairs, those of equal length counted half.
+    """
+    chosen, rejected = (
+        [len(ids) for ids in tokenizer([getattr(row, side) for row in rows], add_special_tokens=False)["input_ids"]]
+        for side in ("output", "rejected_output")
+    )
+    both = list(zip(chosen, rejected, strict=True))
+    return {
+        "chosen_tokens": _mean(chosen),
+        "rejected_tokens": _mean(rejected),
+        "mean_log_ratio": _mean([math.log(max(1, bad) / max(1, good)) for good, bad in both]),
+        "chosen_longer": _mean([(good > bad) + 0.5 * (good == bad) for good, bad in both]),
+    }
 
 
 def _per_token(pairs: Sequence[Pair], side: str) -> float:
