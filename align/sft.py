@@ -26,6 +26,7 @@ from align.quotas import Quotas, Room
 from medsmith import config, run
 from medsmith.command import run_command
 from medsmith.config import ModelRef, execution
+from medsmith.dev_slice import Evaluate, open_slice
 from medsmith.errors import UserError
 from medsmith.lora import Lora
 from medsmith.packing import IGNORED, Blocks, Labelled, pack_rows, reads_borders
@@ -66,6 +67,9 @@ class Config(config.Config):
     )
     lora: Lora | None = Field(
         None, description="train an adapter: {r: 16, alpha: 32, merge: true}; default: all weights"
+    )
+    evaluate: Evaluate | None = Field(
+        None, description="measure while training: {every_steps: 200, questions: […], patience: 5, keep: best}"
     )
     trainer: dict[str, Any] = Field(default_factory=dict, description="trl.SFTConfig, as it stands")
     threads: int | None = execution(None, "torch threads; default: OMP_NUM_THREADS, else all cores")
@@ -140,7 +144,7 @@ def tune(
         labels=None if packing else [row.task_type for row in chosen.train],
     )
     before = _loss(trainer)
-    summary = run_trainer(trainer, this, name)
+    summary = run_trainer(trainer, this, name, open_slice(settings.evaluate, tokenizer))
     this.facts[name] = summary | {
         "trained_share": round(trained, 4),
         "heldout_loss_before": before,

@@ -9,6 +9,7 @@ from typing import Any
 
 from experts.sequences import Phase
 from medsmith import run
+from medsmith.dev_slice import Evaluate, open_slice
 from medsmith.lora import Lora
 from medsmith.packing import Blocks, reads_borders
 
@@ -37,6 +38,7 @@ class Fit:
     """Rows are what a teacher wrote, without the documents."""
     show: bool = False
     """Whether texts of rows may be written down."""
+    evaluate: Evaluate | None = None
 
 
 def fit(
@@ -85,7 +87,7 @@ def fit(
         labels=Sources(phase, blocks),
         longest=how.max_tokens,
     )
-    summary = run_trainer(trainer, this, how.name)
+    summary = run_trainer(trainer, this, how.name, open_slice(how.evaluate, tokenizer))
     save_trained(trainer.model, tokenizer, target, how.dtype, how.lora, start)
     return summary | facts
 

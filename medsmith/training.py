@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from medsmith import processes, resumption
+from medsmith.dev_slice import DevSlice, check_whole, dev_watcher, keep_best
 from medsmith.errors import UserError
 from medsmith.run import Run
 from medsmith.training_log import METRICS, Metrics, watcher
@@ -130,16 +131,20 @@ def _as_number(text: str) -> str:
     return f"; write {written} (YAML wants the point, and no quotes)"
 
 
-def run_trainer(trainer: Any, this: Run, description: str) -> dict[str, Any]:
+def run_trainer(trainer: Any, this: Run, description: str, dev: DevSlice | None = None) -> dict[str, Any]:
     """Train to the end, resuming where an earlier try of this run was killed; return what a card should say.
 
-    Returns: steps, epochs, tokens, loss_first, loss_last (as logged), and eval_loss where the trainer evaluated.
+    With `dev` the model is measured while it trains, and holds its best weights afterwards where that is asked for.
+
+    Returns: steps, epochs, tokens, loss_first, loss_last (as logged), eval_loss where the trainer evaluated, and dev.
 
     Raises:
         UserError: the loss is not finite; the step is named.
     """
     from transformers import PrinterCallback
 
+    if dev is not None:
+        check_whole(dev, trainer)
     folder = Path(trainer.args.output_dir)
     checkpoint = None
     if this.resumed:  # the main process alone clears torn ones away
@@ -153,14 +158,21 @@ def run_trainer(trainer: Any, this: Run, description: str) -> dict[str, Any]:
     metrics = Metrics(this.folder / METRICS, description, step)
     watch = watcher(metrics, description, step)
     trainer.add_callback(watch)
+    measure = dev_watcher(dev, metrics, folder) if dev else None
+    if measure is not None:
+        trainer.add_callback(measure)
     try:
-        if checkpoint and resumption.is_last(checkpoint):
+        stopped = measure is not None and dev is not None and measure.history.is_over(dev.settings.patience)
+        if checkpoint and (stopped or resumption.is_last(checkpoint)):
             resumption.restore(trainer, checkpoint)
         else:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finally:
         watch.close()
         trainer.remove_callback(watch)
+        if measure is not None:
+            trainer.remove_callback(measure)
+    measured = {"dev": keep_best(dev, trainer.model, folder, measure.history)} if dev and measure else {}
     if accepted := resumption.accepted_changes(this.folder):
         this.facts["resumed_across"] = accepted
     rows = [row for row in metrics.rows if "loss" in row]
@@ -171,7 +183,9 @@ def run_trainer(trainer: Any, this: Run, description: str) -> dict[str, Any]:
         "tokens": trainer.state.num_input_tokens_seen,
         "loss_first": rows[0]["loss"] if rows else None,
         "loss_last": rows[-1]["loss"] if rows else None,
-    } | ({"eval_loss": evaluated[-1]} if evaluated else {})
+        **({"eval_loss": evaluated[-1]} if evaluated else {}),
+        **measured,
+    }
 
 
 def save_model(model: Any, tokenizer: Any, folder: Path, dtype: str = "float32") -> None:

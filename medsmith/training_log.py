@@ -49,6 +49,11 @@ def log_row(this: Run, training: str, step: int, **values: Any) -> None:
     write_jsonl(path, [*others, {"training": training, "step": step, **values}])
 
 
+def read_log(this: Run, training: str) -> list[dict[str, Any]]:
+    """The rows of one training."""
+    return [row for row in whole_rows(this.folder / METRICS) if row["training"] == training]
+
+
 def whole_rows(path: Path) -> list[dict[str, Any]]:
     """What an earlier try logged; a kill may have torn the last line."""
     if not path.is_file():
