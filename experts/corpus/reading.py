@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -21,6 +21,10 @@ from medsmith.row_files import TABLES, TEXTS, Row, kind_of, stream_rows
 
 if TYPE_CHECKING:
     from experts.corpora import Config
+
+
+OWN = ("id", "title", "text", "source", "license")
+"""The columns of a corpus in our own format."""
 
 
 class Entry(NamedTuple):
@@ -166,73 +170,77 @@ def read(origin: Origin, config: Config, licences: LicenceTable | None = None, s
         return
     before = 0
     for path in origin.files:
-        file = path.name if origin.root == path or origin.root is None else path.relative_to(origin.root).as_posix()
-        tops = {name for column in _columns(origin).values() for name in (column, column.partition(".")[0])}
-        first = True
-        for row in stream_rows(path, tops):
+        file = _File(path, origin, config, licences, before)
+        for row in stream_rows(path, file.names):
             if skip:
                 skip -= 1
                 continue
-            if first and not row.fault:
-                _check_named(origin, row, f"{path} row {row.number}")
-                first = False
-            yield _entry(origin, config, licences, path, file, row, before)
+            yield file.entry(row)
         before += path.stat().st_size
 
 
-def _columns(origin: Origin) -> dict[str, str]:
-    return {name: name for name in ("id", "title", "text", "source", "license")} | origin.columns
+class _File:
+    """One file of a corpus: rows into entries."""
 
+    def __init__(self, path: Path, origin: Origin, config: Config, licences: LicenceTable | None, before: int) -> None:
+        self.path = path
+        self.columns = {name: name for name in OWN} | origin.columns
+        self.names = {name for column in self.columns.values() for name in (column, column.partition(".")[0])}
+        self._name = path.name if origin.root in (path, None) else path.relative_to(origin.root or path).as_posix()
+        self._origin, self._licences, self._before = origin, licences, before
+        self._missing = config.licences.missing
+        self._source = origin.source or (origin.root or path).stem
+        self._is_text = kind_of(path) in TEXTS
+        # Rows in our own columns are held to them: a text that is none is a mistake there, no empty document.
+        strict = "text" not in origin.columns and not self._is_text
+        given = {"source": bool(origin.source), "license": bool(origin.license or licences)}
+        self._own = [name for name in OWN if strict and name not in origin.columns]
+        self._needed = [name for name in self._own if not given.get(name)]
+        self._named = list(origin.columns.values())
 
-def _check_named(origin: Origin, row: Row, where: str) -> None:
-    """A column that is named must be there, at least in the first row of a file."""
-    named = [column for column in origin.columns.values() if column not in row.values]
-    _check(row.values, [column.partition(".")[0] for column in named], where)
-
-
-def _entry(
-    origin: Origin, config: Config, licences: LicenceTable | None, path: Path, file: str, row: Row, before: int
-) -> Entry:
-    where = f"{path} row {row.number}"
-    values = row.values
-    columns = _columns(origin)
-    if "text" not in origin.columns and kind_of(path) not in TEXTS:
-        _check_own(values, where, origin, config)
-    text = text_at(values, columns["text"])
-    key, title = text_at(values, columns["id"]), text_at(values, columns["title"])
-    if kind_of(path) in TEXTS:
-        key, title = key or file, title or path.stem
-    key = key or content_id(text or where)
-    stated = text_at(values, columns["license"]).strip()
-    if licences is not None:
-        stated = licences.find(text_at(values, columns.get("article", "")))
-    else:
-        stated = stated or origin.license
-    if not is_licence(stated) and config.licences.missing == "refuse":
-        raise UserError(
-            f"{where}: no license for '{key}'; a corpus is used under known licences only (license=... for all of it, "
-            "or licences.missing=drop)"
+    def entry(self, row: Row) -> Entry:
+        """The document of a row."""
+        values, columns = row.values, self.columns
+        if self._named and not row.fault:
+            self._check_named(row)
+        for name in self._own:
+            if name in values and not isinstance(values[name], str):
+                raise UserError(f"{self._where(row)}: '{name}' is {values[name]!r}, not a text")
+            if name not in values and name in self._needed:
+                _check(values, [name], self._where(row))
+        text = text_at(values, columns["text"])
+        key, title = text_at(values, columns["id"]), text_at(values, columns["title"])
+        if self._is_text:
+            key, title = key or self._name, title or self.path.stem
+        key = key or content_id(text or self._where(row))
+        if self._licences is not None:
+            stated = self._licences.find(text_at(values, columns.get("article", "")))
+        else:
+            stated = text_at(values, columns["license"]).strip() or self._origin.license
+        if self._missing == "refuse" and not is_licence(stated):
+            raise UserError(
+                f"{self._where(row)}: no license for '{key}'; a corpus is used under known licences only (license=... "
+                "for all of it, or licences.missing=drop)"
+            )
+        return Entry(
+            Document(key, title, text, text_at(values, columns["source"]).strip() or self._source, stated),
+            patient=text_at(values, columns["patient"]).strip() if "patient" in columns else "",
+            time=str(value_at(values, columns["time"]) or "").strip() if "time" in columns else "",
+            file=self._name,
+            row=row.number,
+            done=self._before + row.end,
+            fault=row.fault,
         )
-    source = text_at(values, columns["source"]).strip() or origin.source or (origin.root or path).stem
-    return Entry(
-        Document(key, title, text, source, stated),
-        patient=text_at(values, columns["patient"]).strip() if "patient" in columns else "",
-        time=str(value_at(values, columns["time"]) or "").strip() if "time" in columns else "",
-        file=file,
-        row=row.number,
-        done=before + row.end,
-        fault=row.fault,
-    )
 
+    def _where(self, row: Row) -> str:
+        return f"{self.path} row {row.number}"
 
-def _check_own(values: Mapping[str, object], where: str, origin: Origin, config: Config) -> None:
-    """Rows in our own columns are held to them: a text that is none is a mistake, not an empty document."""
-    for name in ("id", "title", "text", "source", "license"):
-        given = {"source": origin.source, "license": origin.license or config.licences.table}.get(name)
-        if name in values and not isinstance(values[name], str) and name not in origin.columns:
-            raise UserError(f"{where}: '{name}' is {values[name]!r}, not a text")
-        if name not in values and not given and name not in origin.columns:
-            _check(values, [name], where)
+    def _check_named(self, row: Row) -> None:
+        """A column that is named must be there, at least in the first row that has any."""
+        for column in self._named:
+            if column not in row.values:
+                _check(row.values, [column.partition(".")[0]], self._where(row))
+        self._named = []
 
 
 def _check(values: Iterable[str], columns: Sequence[str], where: str) -> None:
