@@ -102,6 +102,7 @@ def _benchmark(task: Task, rows: list[dict[str, Any]], seed: int) -> dict[str, A
         "unreadable": sum(row["unreadable"] for row in rows),
         "readings": dict(sorted(Counter(row["reading"] for row in rows).items())),
         "truncated": sum(row["truncated"] for row in rows),
+        "unfinished": sum(row.get("finish") == "length" for row in rows),
         "access": benchmark.ACCESS,
         # A file that a run of ours made came under other terms than the published set of that format.
         "licence": "; ".join(sorted(set(made.values()))) if made else benchmark.LICENCE,

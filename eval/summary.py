@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+BEYOND = "beyond the limit"  # as eval.asking counts them
+
 
 def to_markdown(result: dict[str, Any]) -> str:
-    """Headline and interval of every benchmark, what could not be read, the other metrics, and what was not run."""
+    """Headline and interval of every benchmark, its caveats, the other metrics, and what was not run."""
     parts = [
         f"# {result['model']}",
         "",
@@ -15,13 +17,16 @@ def to_markdown(result: dict[str, Any]) -> str:
     ]
     benchmarks = result["benchmarks"]
     if benchmarks:
-        parts += ["| benchmark | metric | value | n | not read | data |", "| --- | --- | ---: | ---: | ---: | --- |"]
+        parts += ["| benchmark | metric | value | items | shots | not read | data |"]
+        parts += ["| --- | --- | ---: | ---: | ---: | ---: | --- |"]
         parts += [_line(name, entry) for name, entry in benchmarks.items()]
         average = result["average"]
-        parts += [f"| **AVG** | plain mean of {len(benchmarks)} | **{_interval(average)}** | | | |", ""]
-        parts += ["## Every metric", "", "| benchmark | metric | value | definition |", "| --- | --- | ---: | --- |"]
+        parts += [f"| **AVG** | plain mean of {len(benchmarks)} | **{_interval(average)}** | | | | |", ""]
+        parts += [line for name, entry in benchmarks.items() if (line := _caveats(name, entry))]
+        parts += [*([""] if parts[-1] else []), "## Every metric", ""]
+        parts += ["| benchmark | metric | value | items | definition |", "| --- | --- | ---: | ---: | --- |"]
         parts += [
-            f"| {name} | {metric} | {_interval(found)} | {found['definition']} |"
+            f"| {name} | {metric} | {_interval(found)} | {found['n']:,} | {found['definition']} |"
             for name, entry in benchmarks.items()
             for metric, found in entry["metrics"].items()
         ]
@@ -38,9 +43,30 @@ def to_markdown(result: dict[str, Any]) -> str:
 
 
 def _line(name: str, entry: dict[str, Any]) -> str:
-    data = "simulated" if entry["simulated"] else f"published file, {entry['access']}" if entry["published"] else "made"
     share = f"{100 * entry['unreadable'] / entry['n']:.1f} %" if entry["unreadable"] else "0"
-    return f"| {name} | {entry['metric']} | {_interval(entry)} | {entry['n']:,} | {share} | {data} |"
+    beyond = entry["left_out"].get(BEYOND, 0)
+    items = f"{entry['n']:,} of {entry['n'] + beyond:,}" if beyond else f"{entry['n']:,}"
+    shots = entry["settings"]["shots"]
+    return f"| {name} | {entry['metric']} | {_interval(entry)} | {items} | {shots} | {share} | {_data(entry)} |"
+
+
+def _data(entry: dict[str, Any]) -> str:
+    """Where the items are from; a file in a published format is called published only where its digest says so."""
+    if entry["simulated"]:
+        return "simulated"
+    if not entry["published"]:
+        return "made"
+    state = {True: "as published", False: "not as published"}.get(entry["notes"].get("as_published"), "not checked")
+    return f"{entry['access']} file, {state}"
+
+
+def _caveats(name: str, entry: dict[str, Any]) -> str:
+    """What happened to a benchmark's items that its line in the table does not tell; empty where nothing did."""
+    said = [f"{entry['truncated']:,} prompts cut to fit the model's context"] if entry["truncated"] else []
+    if entry["unfinished"]:
+        said.append(f"{entry['unfinished']:,} answers stopped at {entry['max_new_tokens']:,} tokens")
+    said += [f"{count:,} left out: {reason}" for reason, count in entry["left_out"].items() if reason != BEYOND]
+    return f"- {name}: {'; '.join(said)}." if said else ""
 
 
 def _interval(entry: dict[str, Any]) -> str:

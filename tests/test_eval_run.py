@@ -146,7 +146,7 @@ def test_result_by_hand(settings: dict[str, Any], tmp_path: Path) -> None:
 
     told = (out / "result.md").read_text()
     assert "protocol `strict`" in told
-    assert "| mednli | accuracy | 30.0 (" in told and "| 90 | 10.0 % |" in told
+    assert "| mednli | accuracy | 30.0 (" in told and "| 90 | 0 | 10.0 % |" in told
 
     assert len(samples) == 130
     seventh = next(row for row in samples if row["id"] == "p7")
