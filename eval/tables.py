@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 from eval.benchmark import Published
 from medsmith import hub_data
@@ -15,7 +16,7 @@ from medsmith.digests import combined, file_digest
 from medsmith.errors import UserError
 from medsmith.hub_data import DataRef as DataRef  # of the commands that name benchmarks
 from medsmith.hub_data import Fetch
-from medsmith.records import read_json, read_jsonl
+from medsmith.records import not_utf8, read_json, read_jsonl
 from medsmith.run import find_record
 
 # A note of many pages in one cell is longer than the module's default limit of 128 KiB.
@@ -84,7 +85,8 @@ def find_file(path: Path, pattern: str, source: str) -> Path:
     found = sorted(path.glob(pattern)) if path.is_dir() else []
     if len(found) == 1:
         return found[0]
-    state = f"holds {len(found)} files like {pattern}" if path.is_dir() else "does not exist"
+    several = f" ({', '.join(file.name for file in found[:4])}{', …' * (len(found) > 4)})" if found else ""
+    state = f"holds {len(found)} files like {pattern}{several}" if path.is_dir() else "does not exist"
     raise UserError(f"{path} {state}; give the file itself, or the folder of {source}")
 
 
@@ -127,8 +129,11 @@ def check_columns(row: Iterable[str], columns: Sequence[str], where: str) -> Non
 
 def _read_csv(path: Path) -> list[dict[str, Any]]:
     csv.field_size_limit(_LONGEST_CELL)
-    with path.open(encoding="utf-8-sig", newline="") as lines:
-        rows = list(csv.DictReader(lines, restval=None, restkey=None))
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as lines:
+            rows = list(csv.DictReader(lines, restval=None, restkey=None))
+    except UnicodeDecodeError as error:
+        raise not_utf8(path, error) from None
     for number, row in enumerate(rows, 1):
         if None in row or None in row.values():
             raise UserError(f"{path} row {number}: another number of cells than the header; mend the quoting")
@@ -142,16 +147,27 @@ def _read_jsonl(path: Path) -> list[dict[str, Any]]:
 def _read_parquet(path: Path) -> list[dict[str, Any]]:
     import polars
 
-    return polars.read_parquet(path).to_dicts()
+    try:
+        return polars.read_parquet(path).to_dicts()
+    except polars.exceptions.ComputeError as error:
+        raise _broken(path, error) from None
 
 
 def _read_xlsx(path: Path) -> list[dict[str, Any]]:
     import openpyxl
 
-    book = openpyxl.load_workbook(path, read_only=True, data_only=True)
+    try:
+        book = openpyxl.load_workbook(path, read_only=True, data_only=True)
+    except (BadZipFile, KeyError) as error:  # KeyError: an archive of other files
+        raise _broken(path, error) from None
     rows = book.worksheets[0].iter_rows(values_only=True)
     header = list(next(rows, ()))
     named = [index for index, cell in enumerate(header) if cell is not None]
     table = [{str(header[index]): row[index] for index in named if index < len(row)} for row in rows]
     book.close()
     return [row for row in table if any(cell is not None for cell in row.values())]
+
+
+def _broken(path: Path, error: Exception) -> UserError:
+    reason = str(error).partition("\n")[0]
+    return UserError(f"{path} is torn, or no {path.suffix} file ({reason}); fetch it again")

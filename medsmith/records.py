@@ -67,23 +67,33 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the rows of a finished JSON Lines file.
 
     Raises:
-        UserError: no such file, or a line that is not a JSON object (a torn line, say).
+        UserError: no such file, another encoding, or a line that is not a JSON object (a torn line, say).
     """
     if not path.is_file():
         raise UserError(f"no such file: {path}")
     with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise UserError(
-                    f"{path} line {number}: not valid JSON ({error.msg}); mend or remove the line"
-                ) from None
-            if not isinstance(row, dict):
-                raise UserError(f"{path} line {number}: expected a JSON object, got {type(row).__name__}")
-            yield row
+        try:
+            yield from _rows(path, lines)
+        except UnicodeDecodeError as error:
+            raise not_utf8(path, error) from None
+
+
+def _rows(path: Path, lines: Iterable[str]) -> Iterator[dict[str, Any]]:
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{path} line {number}: not valid JSON ({error.msg}); mend or remove the line") from None
+        if not isinstance(row, dict):
+            raise UserError(f"{path} line {number}: expected a JSON object, got {type(row).__name__}")
+        yield row
+
+
+def not_utf8(path: Path, error: UnicodeDecodeError) -> UserError:
+    """What to say of a text file in another encoding."""
+    return UserError(f"{path} is not UTF-8 ({error.reason}); save it as UTF-8")
 
 
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> int:
@@ -239,6 +249,8 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"no such file: {path}") from None
+    except UnicodeDecodeError as error:
+        raise not_utf8(path, error) from None
     except json.JSONDecodeError as error:
         raise UserError(f"{path}: not valid JSON ({error.msg} at line {error.lineno})") from None
 

@@ -127,3 +127,26 @@ def test_a_hub_set_bears_identity_by_its_name_and_a_path_by_its_bytes(tmp_path: 
     assert artefacts(config) == {"benchmarks.mednli": tmp_path, "suite": config.suite}
     with pytest.raises(UserError, match="say which: o/n@REVISION"):
         load(Config, common | {"benchmarks": {"medec": "o/n"}})
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("x.xlsx", b"PK torn", "x.xlsx is torn, or no .xlsx file"),
+        ("x.parquet", b"PAR1 torn", "x.parquet is torn, or no .parquet file"),
+        ("x.csv", "ä\n1\n".encode("latin-1"), "x.csv is not UTF-8"),
+    ],
+)
+def test_a_torn_file_is_named(name: str, content: bytes, said: str, tmp_path: Path) -> None:
+    """What a broken download leaves is one line, not the reader's own exception."""
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=said):
+        read_rows(tmp_path / name, ("a",))
+
+
+def test_several_files_that_fit_are_named(tmp_path: Path) -> None:
+    """Which of them is meant is for the user to say, who must see them."""
+    for name in ("MS-Test.csv", "UW-Test.csv"):
+        (tmp_path / name).write_text("")
+    with pytest.raises(UserError, match=r"holds 2 files like \*Test.csv \(MS-Test.csv, UW-Test.csv\); give the file"):
+        find_split(tmp_path, {"test": "*Test.csv"}, "test", "S")

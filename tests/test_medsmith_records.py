@@ -57,6 +57,15 @@ def test_a_torn_line_is_named(tmp_path: Path) -> None:
         list(read_jsonl(tmp_path / "none.jsonl"))
 
 
+def test_another_encoding_is_named(tmp_path: Path) -> None:
+    """A file that a spreadsheet saved as UTF-16 is no error of ours: what to do stands in one line."""
+    path = tmp_path / "rows.json"
+    path.write_text('{"a": 1}', encoding="utf-16")
+    for read in (read_json, lambda file: list(read_jsonl(file))):
+        with pytest.raises(UserError, match=r"rows.json is not UTF-8 \(.*\); save it as UTF-8"):
+            read(path)
+
+
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     """Rows that break half way leave what was there before."""
     path = tmp_path / "rows.jsonl"
