@@ -91,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
         one.add_argument("settings", nargs="*", help=settings)
     for one in (run, plan):
         one.add_argument("--only", nargs="+", default=[], metavar="STEP", help="only these steps and what they need")
+    plan.add_argument("--mfu", type=float, help="share of a GPU's operations put to use, for the hours (default: 0.4)")
     run.add_argument("--jobs", type=int, metavar="N", help="at most N steps at a time (1 where they share one GPU)")
     run.add_argument("--dry-run", action="store_true", help="the same as plan")
     status = add("status", "tell where pipelines or runs stand", "medsmith status out/embedded")
@@ -117,9 +118,21 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _plan(options: argparse.Namespace) -> int:
-    from medsmith.reporting import print_plan
+    from medsmith.config import load
+    from medsmith.pipeline import PipelineFile, left_out
+    from medsmith.reporting import print_costs, print_plan
 
+    sizes = load(PipelineFile, options.pipeline).sizes
+    missing = left_out(options.pipeline, options.settings) if sizes else []
+    if missing:
+        # What it will cost is asked before there are data to give.
+        options.settings = [*options.settings, *(f"{name}=/not/given/{name}" for name in missing)]
+        print_costs(_load(options), options.mfu)
+        print(f"\nwhat would run is told once {', '.join(f'{name}=PATH' for name in missing)} is given")
+        return 0
     print_plan(_load(options))
+    if sizes:
+        print_costs(_load(options), options.mfu)
     return 0
 
 

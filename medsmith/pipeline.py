@@ -37,6 +37,7 @@ from medsmith.command import Command, find_command
 from medsmith.config import Block, Config, artefacts, assign, load, merge
 from medsmith.errors import UserError, nearest
 from medsmith.machine import cores
+from medsmith.sizes import Sizes
 from medsmith.yaml_files import parse_value, read_yaml
 
 Each = dict[str, list[Any]] | list[dict[str, Any]]
@@ -63,6 +64,7 @@ class PipelineFile(Block):
     seed: int = 0
     vars: dict[str, Any] = {}
     engine: Literal["local"] = "local"
+    sizes: Sizes | None = Field(None, description="how large its data will be, for `medsmith plan`")
     steps: dict[str, StepFile]
 
 
@@ -103,6 +105,7 @@ class Pipeline:
     arguments: tuple[str, ...]
     out: Path
     steps: dict[str, Step]
+    sizes: Sizes | None = None
 
     def check(self) -> None:
         """Load every step's settings before anything runs.
@@ -132,7 +135,13 @@ class Pipeline:
             if name in wanted:
                 wanted.update(self.steps[name].needs)
         kept = {name: step for name, step in self.steps.items() if name in wanted}
-        return Pipeline(self.name, self.file, self.arguments, self.out, kept)
+        return Pipeline(self.name, self.file, self.arguments, self.out, kept, self.sizes)
+
+
+def left_out(file: Path, arguments: Sequence[str] = ()) -> list[str]:
+    """The variables that must be given and are not."""
+    given = {argument.partition("=")[0] for argument in arguments}
+    return [name for name, value in load(PipelineFile, file).vars.items() if value is None and name not in given]
 
 
 def load_pipeline(file: Path, arguments: Sequence[str] = ()) -> Pipeline:
@@ -166,7 +175,7 @@ def load_pipeline(file: Path, arguments: Sequence[str] = ()) -> Pipeline:
         values = {"seed": own["seed"], **values, "out": str(out / step_name)}
         threads = cores() if step.threads == "all" else min(step.threads, cores())
         steps[step_name] = Step(step_name, out / step_name, values, tuple(scope.needs), threads, step.run)
-    return Pipeline(name, file, tuple(arguments), out, _in_order(file, steps))
+    return Pipeline(name, file, tuple(arguments), out, _in_order(file, steps), written.sizes)
 
 
 def _sort_argument(

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from medsmith import run
+from medsmith.costs import Work, compare, costs_of, count
 from medsmith.digests import RECORD, STARTED
 from medsmith.display import count_words, describe
 from medsmith.errors import UserError
 from medsmith.pipeline import Pipeline, load_pipeline
 from medsmith.progress import read_progress
 from medsmith.runner import read_note
+from medsmith.sizes import Sizes
 from medsmith.standing import Standing, survey
 
 PLANNED = {"finished": "up to date", "waiting": "waiting", "running": "running"}
@@ -34,6 +36,68 @@ def print_plan(pipeline: Pipeline) -> None:
     print_table(("step", "command", "threads", "plan", "why"), rows)
     counts = Counter(row[3] for row in rows)
     print(f"\n{pipeline.name} -> {pipeline.out}: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
+
+
+def print_costs(pipeline: Pipeline, mfu: float | None = None) -> None:
+    """GPU hours, paid tokens and disk of every step, from the sizes that the pipeline's YAML gives."""
+    assert pipeline.sizes is not None, "the caller looks whether there are sizes"
+    sizes = pipeline.sizes
+    if mfu is not None:
+        if not 0 < mfu <= 1:
+            raise UserError(f"--mfu {mfu:g}: it is a share; give e.g. 0.4")
+        sizes = sizes.model_copy(update={"gpu": sizes.gpu.model_copy(update={"mfu": mfu})})
+    works = costs_of(pipeline, sizes)
+    rows = [_cost_row(name, work, sizes) for name, work in works.items() if work != Work()]
+    total = [sum(column) for column in zip(*(_amounts(work, sizes) for work in works.values()), strict=True)]
+    scratch = max(work.scratch for work in works.values()) / 1e9
+    rows.append(_cost_cells("all", total, f"and at most {scratch:,.0f} GB more while a step works"))
+    print_table(("step", "GPU hours", "passes", "paid tokens", "USD", "GB kept", "counted as"), rows)
+    print("\n" + "\n".join(_cost_remarks(works, sizes)))
+
+
+def _cost_remarks(works: Mapping[str, Work], sizes: Sizes) -> Iterator[str]:
+    model, gpu = sizes.model, sizes.gpu
+    trained = 6 * (model.parameters + sizes.block * model.hidden * model.layers) / 1e9
+    yield (
+        f"{gpu.name}: {gpu.tflops:g} TFLOP/s × {gpu.mfu:.0%} in use ({gpu.writing_mfu:.0%} while a model writes); "
+        "a pass is a token once through the model."
+    )
+    yield (
+        f"A token trained is 6 × (P + S·H·L) = {trained:.1f} GFLOP, a token read a third of it: P "
+        f"{model.parameters / 1e9:.2f} billion, S {sizes.block} or a row's length, H {model.hidden}, L {model.layers}."
+    )
+    assumed = [name for name, size in sizes.steps.items() if "assumed" in size.source]
+    if assumed:
+        yield f"Assumed, for nobody has published it: sizes of {', '.join(assumed)}."
+    told = compare(works, sizes)
+    if told and sizes.published:
+        yield (
+            f"Published: {told.published:,.0f} GPU hours, {sizes.published.what}. The same steps here: "
+            f"{told.hours:,.0f} ({told.difference:+.0%}); the two are equal with {told.mfu:.0%} in use."
+        )
+        yield f"Left out of that comparison: {', '.join(sizes.published.without)}."
+
+
+def _amounts(work: Work, sizes: Sizes) -> tuple[float, ...]:
+    passes = work.trained + work.read + work.written
+    return work.hours(sizes), passes, work.prompt + work.completion, work.cost, work.kept
+
+
+def _cost_row(name: str, work: Work, sizes: Sizes) -> tuple[str, ...]:
+    return _cost_cells(name, _amounts(work, sizes), work.how)
+
+
+def _cost_cells(name: str, amounts: Sequence[float], how: str) -> tuple[str, ...]:
+    hours, passes, paid, cost, kept = amounts
+    return (
+        name,
+        f"{hours:,.1f}" if hours else "",
+        count(passes) if passes else "",
+        count(paid) if paid else "",
+        f"{cost:,.0f}" if cost else "",
+        f"{kept / 1e9:,.1f}",
+        how,
+    )
 
 
 def print_status(target: Path | None, settings: Sequence[str]) -> None:
