@@ -81,7 +81,8 @@ def run_command(main: Callable[[C], Path], cls: type[C], arguments: Sequence[str
 
 
 def _run(command: Command[C], description: str, arguments: Sequence[str] | None) -> None:
-    die_with_parent()
+    # What starts several processes (torchrun) leaves them running when it is killed.
+    die_with_parent(os.getppid() if processes.count() > 1 else None)
     if threading.current_thread() is threading.main_thread():
         # So that a gentle stop cleans up as Ctrl-C does; also where the shell had switched Ctrl-C off for us.
         for number in (signal.SIGTERM, signal.SIGINT):

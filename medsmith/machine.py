@@ -58,12 +58,15 @@ def thread_environment(threads: int) -> dict[str, str]:
     }
 
 
-def die_with_parent() -> None:
-    """End with the pipeline runner that started this process, however hard that ends: no orphan may keep a lock."""
+def die_with_parent(parent: int | None = None) -> None:
+    """End with what started this process, however hard that ends: no orphan may keep a lock.
+
+    `parent` is its process; None: the pipeline runner, if that did.
+    """
     given = os.environ.pop(PARENT, None)  # not for our own children, whose parent we are
-    if given is None:
+    if parent is None and given is None:
         return
-    parent = int(given)
+    parent = parent or int(given or 0)
     if sys.platform == "linux":
         import ctypes
 
