@@ -80,7 +80,7 @@ def load(cls: type[C], recipe: Path | dict[str, Any] | None = None, overrides: S
         return cls.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
+        key = _place(first["loc"], values, first["type"] == "missing")
         if first["type"] == "extra_forbidden":
             raise UserError(f"{where}: unknown key '{key}'; remove it or see --help for the known ones") from None
         # Of a block that does not hold together the sentence names the values; the whole block would bury them.
@@ -88,7 +88,23 @@ def load(cls: type[C], recipe: Path | dict[str, Any] | None = None, overrides: S
         got = "" if whole else f" (got {str(first['input'])[:80]!r})"
         value = "[VALUE, …]" if first["type"] in ("list_type", "tuple_type") else "VALUE"
         said = first["msg"].removeprefix("Value error, ")
-        raise UserError(f"{where}: '{key}': {said}{got}; set it in the recipe or as {key}={value}") from None
+        if not key:  # several settings that do not go together: the sentence names them
+            raise UserError(f"{where}: {said}") from None
+        # A file of another kind than a recipe (a suite, prices) takes no settings from the command line.
+        remedy = f"set it in the recipe or as {key}={value}" if issubclass(cls, Config) else "mend it there"
+        raise UserError(f"{where}: '{key}': {said}{got}; {remedy}") from None
+
+
+def _place(loc: Sequence[str | int], values: Any, missing: bool) -> str:
+    """The dotted key of an error, without the names that pydantic gives to the members of a union."""
+    kept = []
+    for number, part in enumerate(loc, 1):
+        if isinstance(values, dict | list) and part in (values if isinstance(values, dict) else range(len(values))):
+            values = values[part]  # type: ignore[index]
+        elif not (missing and number == len(loc)):
+            continue
+        kept.append(str(part))
+    return ".".join(kept)
 
 
 def assign(values: dict[str, Any], override: str) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from medsmith.config import Block, Config, ModelRef, artefacts, execution, identity, load, merge
 from medsmith.errors import UserError
@@ -75,6 +75,36 @@ def test_wrong_values_are_one_line_with_value_and_key(tmp_path: Path) -> None:
         load(Settings, {"out": "o"}, ["sources=x"])
     with pytest.raises(UserError, match=r"'mode'.*'fast' or 'exact'.*got 'slow'"):
         load(Settings, {"out": "o"}, ["mode=slow"])
+
+
+class Lists(Block):
+    """Not a recipe: a file that a recipe names."""
+
+    names: dict[str, str | Path] = {}
+
+
+class Range(Config):
+    """Two settings that must go together."""
+
+    low: int = 0
+    high: int = 1
+    data: dict[str, str | Path] = {}
+
+    @model_validator(mode="after")
+    def _checked(self) -> Range:
+        if self.low > self.high:
+            raise ValueError(f"low is {self.low}, high {self.high}")
+        return self
+
+
+def test_the_remedy_is_one_that_works() -> None:
+    """No key of pydantic's own, no `=VALUE` without a key, and no setting for what stands in another file."""
+    with pytest.raises(UserError, match=r"'data.x': .*got 'None'.*or as data.x=VALUE$"):
+        load(Range, {"out": "o", "data": {"x": None}})
+    with pytest.raises(UserError, match=r"^the settings: low is 3, high 1$"):
+        load(Range, {"out": "o", "low": 3})
+    with pytest.raises(UserError, match=r"'names.x': .*got '3'.*; mend it there$"):
+        load(Lists, {"names": {"x": 3}})
 
 
 def test_yaml_traps_are_closed(tmp_path: Path) -> None:
