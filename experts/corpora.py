@@ -16,6 +16,7 @@ Documents are read twice (three times with near duplicates) and never kept, so a
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -39,6 +40,8 @@ from medsmith.config import Block, ModelRef
 from medsmith.decontaminate import Decontamination, build_screen
 from medsmith.hub_data import HUB_DATA, Fetch
 from medsmith.records import write_json
+
+log = logging.getLogger("experts.corpora")
 
 Column = Literal["id", "title", "text", "source", "license", "patient", "time", "article", "code", "name", "level"]
 
@@ -155,6 +158,8 @@ def _describe(this: run.Run, config: Config, origin: Origin, summary: dict[str, 
     non_commercial = summary["licence_kinds"].get("non-commercial", 0)
     if non_commercial:
         this.facts["non_commercial_documents"] = non_commercial
+        of = [source for source, counts in summary["sources"].items() if "non-commercial" in counts["licence_kinds"]]
+        log.warning("%d documents are under a non-commercial licence: %s", non_commercial, ", ".join(of))
     simulated = bool(this.facts.get("simulated"))
     card = write_card(config, origin.known, summary, simulated)
     (this.folder / "README.md").write_text(card, encoding="utf-8")

@@ -29,6 +29,7 @@ LICENCE_IDS = {
     "pddl", "cdla-permissive-2.0", "lgpl-3.0", "gpl-3.0", "openrail",
 }  # fmt: skip
 WHAT = {
+    "experts.corpora": "A corpus of documents: cleaned, filtered by licence, without repeats, a part held out",
     "experts.train": "An expert: a base model trained further on one corpus",
     "merge_recipes.build": "A merge of models, made without training",
     "merge_recipes.search": "A merge of models, its free numbers chosen on validation data",
@@ -256,10 +257,9 @@ def _metadata(
     command = str(record["command"])
     tags = ["medsmith", "medical", "clinical", *TAGS.get(command, [])]
     tags += ["simulated"] if simulated else []
-    values: dict[str, Any] = {
-        "language": ["en"],
-        **_licence(licences, record["identity"]["settings"].get("license") if kind == "dataset" else None),
-    }
+    # A corpus' setting of that name is the licence of documents that name none.
+    stated = record["identity"]["settings"].get("license") if command.startswith("mediflow.") else None
+    values: dict[str, Any] = {"language": ["en"], **_licence(licences, stated)}
     if kind == "model":
         bases, library = base_models(record), "transformers"
         if (folder / ADAPTER).is_file():
@@ -281,7 +281,10 @@ def _metadata(
             if not path.name.startswith("dropped")
         )
     )
-    configs = [{"config_name": "default", "data_files": [{"split": "train", "path": shards}]}]
+    files = [{"split": "train", "path": shards}]
+    if command == "experts.corpora":
+        files = [{"split": "train", "path": "train.jsonl"}, {"split": "validation", "path": "heldout.jsonl"}]
+    configs = [{"config_name": "default", "data_files": files}]
     return values | {"task_categories": ["text-generation"], "tags": tags, "configs": configs}
 
 

@@ -43,6 +43,18 @@ class Kind(IntEnum):
     PATIENT_HELD_OUT = 9
 
 
+COUNTED_AS = {
+    Kind.TEXT: "same text as another",
+    Kind.ID: "its id belongs to another text",
+    Kind.NEAR: "near duplicate of another",
+    Kind.BENCHMARK: "holds a benchmark's text",
+    Kind.NO_PATIENT: "no patient to split by",
+    Kind.NO_TIME: "no time to split by",
+    Kind.LIMIT: "beyond limit_documents",
+    Kind.PATIENT_HELD_OUT: "its patient is held out",
+}
+
+
 @dataclass
 class Decided:
     """One entry a document: what became of it, of which document (or blocked text) and how near, and its side."""
@@ -98,9 +110,11 @@ def decide(
         bound = np.partition(ranks, config.limit_documents - 1)[config.limit_documents - 1]
         decided.drop(decided.kept[ranks > bound], Kind.LIMIT)
     if len(decided.kept) < 2:
+        reasons = sorted(count_reasons(columns, decided).items(), key=lambda item: -item[1])
+        said = "; ".join(f"{count:,} dropped: {reason}" for reason, count in reasons[:3])
         raise UserError(
             f"{len(decided.kept)} documents are left of {config.corpus or config.known or config.table}"
-            f"{_most_dropped(columns, decided)}; see min_words, prefixes, licences"
+            f"{f' ({said})' if said else ''}; see min_words, prefixes, licences"
         )
     _split(config, numbers, decided)
     return decided
@@ -180,10 +194,13 @@ def _split(config: Config, numbers: dict[str, Numbers], decided: Decided) -> Non
     decided.drop(kept[held.dropped], Kind.PATIENT_HELD_OUT)
 
 
-def _most_dropped(columns: Columns, decided: Decided) -> str:
-    """The reason that most documents went for, as far as it is their own."""
+def count_reasons(columns: Columns, decided: Decided) -> dict[str, int]:
+    """Dropped documents by reason."""
     own = columns.numbers["reason"][decided.kind == Kind.OWN]
-    if not len(own):
-        return ""
-    reasons, counts = np.unique(own, return_counts=True)
-    return f" ({int(counts.max()):,} dropped: {columns.names[int(reasons[counts.argmax()])]})"
+    reasons = {
+        columns.names[int(place)]: int(count) for place, count in zip(*np.unique(own, return_counts=True), strict=True)
+    }
+    for kind, reason in COUNTED_AS.items():
+        if count := int((decided.kind == kind).sum()):
+            reasons[reason] = count
+    return dict(sorted(reasons.items()))

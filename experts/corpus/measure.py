@@ -59,7 +59,12 @@ class Columns(NamedTuple):
 
 
 def measure(
-    read: Callable[[int], Iterator[Entry]], config: Config, folder: Path, screen: Screen | None, size: int
+    read: Callable[[int], Iterator[Entry]],
+    config: Config,
+    folder: Path,
+    screen: Screen | None,
+    size: int,
+    part_documents: int = PART_DOCUMENTS,
 ) -> Columns:
     """The columns of all documents; those of parts that an earlier try put down are not read again (`read(skip)`)."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -74,7 +79,7 @@ def measure(
     ):
         file.truncate(done * width if config.near_duplicates.threshold else 0)
         entries = read(done)
-        while batches := [reader.look(batch, bar, file) for batch in batched(islice(entries, PART_DOCUMENTS))]:
+        while batches := [reader.look(batch, bar, file) for batch in batched(islice(entries, part_documents))]:
             file.flush()
             part = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
             part["names"] = np.frombuffer(json.dumps(reader.names).encode(), dtype=np.uint8)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experts.corpus.decide import Decided, Kind
+from experts.corpus.decide import COUNTED_AS, Decided, Kind, count_reasons
 from experts.corpus.licences import parse_licence
 from experts.corpus.measure import Columns, batched
 from experts.corpus.reading import Entry
@@ -24,16 +24,6 @@ if TYPE_CHECKING:
     from experts.corpora import Config
 
 FILES = ("train", "heldout", "dropped")
-COUNTED_AS = {
-    Kind.TEXT: "same text as another",
-    Kind.ID: "its id belongs to another text",
-    Kind.NEAR: "near duplicate of another",
-    Kind.BENCHMARK: "holds a benchmark's text",
-    Kind.NO_PATIENT: "no patient to split by",
-    Kind.NO_TIME: "no time to split by",
-    Kind.LIMIT: "beyond limit_documents",
-    Kind.PATIENT_HELD_OUT: "its patient is held out",
-}
 
 
 class Spool:
@@ -191,18 +181,6 @@ def summarise(
         "split_at": decided.facts.get("cutoff"),
     }
     return {name: value for name, value in found.items() if value not in ({}, None)} | {"dropped": found["dropped"]}
-
-
-def count_reasons(columns: Columns, decided: Decided) -> dict[str, int]:
-    """Dropped documents by reason."""
-    own = columns.numbers["reason"][decided.kind == Kind.OWN]
-    reasons = {
-        columns.names[int(place)]: int(count) for place, count in zip(*np.unique(own, return_counts=True), strict=True)
-    }
-    for kind, reason in COUNTED_AS.items():
-        if count := int((decided.kind == kind).sum()):
-            reasons[reason] = count
-    return dict(sorted(reasons.items()))
 
 
 def _licences_by_source(columns: Columns, kept: Any) -> dict[str, set[str]]:

@@ -1,0 +1,382 @@
+"""Documents come out of what corpora are published as, under the user's or the known names of columns."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import polars
+import pytest
+
+from experts import corpora
+from experts.corpus.tables import atc
+from medsmith.config import load
+from medsmith.errors import UserError
+from medsmith.hub import check_licences
+from medsmith.hub import write_card as write_hub_card
+from medsmith.records import read_documents, read_json, write_jsonl
+from medsmith.run import require_finished
+from tests.toy_pdf import pdf
+
+TEXTS = [f"Document number {n} about the patient of ward {n}." for n in range(8)]
+COMMIT = "a" * 40
+
+
+def build(folder: Path, fetch: Any = None, **settings: Any) -> dict[str, dict[str, Any]]:
+    """Run the command; all documents by id, dropped ones with their reason."""
+    made = corpora.main(load(corpora.Config, {"out": folder / "out", **settings}), fetch)
+    lines = [json.loads(line) for name in ("train", "heldout", "dropped") for line in (made / f"{name}.jsonl").open()]
+    assert len(lines) == read_json(made / "corpus.json")["documents"]["read"], "in = kept + dropped"
+    return {line["id"]: line for line in lines}
+
+
+def put(path: Path, rows: list[dict[str, Any]]) -> Path:
+    """Write rows in the format that the name asks for."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".jsonl":
+        write_jsonl(path, rows)
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(rows))
+    elif path.suffix == ".csv":
+        polars.DataFrame(rows).write_csv(path)
+    else:
+        polars.DataFrame(rows).write_parquet(path)
+    return path
+
+
+OWN_ROWS = [{"note_id": n, "note_text": text, "ward": f"W{n % 2}", "extra": 1} for n, text in enumerate(TEXTS)]
+COLUMNS = {"id": "note_id", "text": "note_text", "source": "ward"}
+
+
+@pytest.mark.parametrize("name", ["notes.csv", "notes.parquet", "notes.jsonl", "notes.json"])
+def test_own_files_under_own_names(tmp_path: Path, name: str) -> None:
+    """The same documents from four formats: ids as text, sources by column, the licence by setting."""
+    found = build(tmp_path, corpus=str(put(tmp_path / name, OWN_ROWS)), columns=COLUMNS, license="CC BY 4.0")
+    assert {key: line["text"] for key, line in found.items()} == {str(n): text for n, text in enumerate(TEXTS)}
+    assert {line["source"] for line in found.values()} == {"W0", "W1"}
+    assert {line["license"] for line in found.values()} == {"CC BY 4.0"}
+
+
+def test_rows_without_id_are_named_by_their_text(tmp_path: Path) -> None:
+    """The id is a hash of the content, and the source the file: the same in another order."""
+    rows = [{"note_text": text} for text in TEXTS]
+    settings: dict[str, Any] = {"columns": {"text": "note_text"}, "license": "MIT"}
+    one = build(tmp_path / "a", corpus=str(put(tmp_path / "notes.csv", rows)), **settings)
+    two = build(tmp_path / "b", corpus=str(put(tmp_path / "b" / "notes.csv", rows[::-1])), **settings)
+    assert set(one) == set(two) and len(one) == 8
+    assert {line["source"] for line in one.values()} == {"notes"}
+
+
+def test_a_column_that_is_not_there_is_named_with_those_that_are(tmp_path: Path) -> None:
+    """The message says what to write."""
+    path = put(tmp_path / "notes.csv", OWN_ROWS)
+    with pytest.raises(UserError, match=r"missing column 'text' \(there are: note_id, note_text, ward, extra\)"):
+        build(tmp_path, corpus=str(path), license="MIT", columns={"text": "text"})
+    with pytest.raises(UserError, match="no license for '0'"):
+        build(tmp_path, corpus=str(path), columns=COLUMNS)
+
+
+def test_missing_texts_are_dropped_as_empty(tmp_path: Path) -> None:
+    """In a file of others a missing text is an empty document, counted; it is no error."""
+    rows: list[dict[str, Any]] = [*OWN_ROWS, {"note_id": 8, "note_text": None, "ward": "W", "extra": 1}]
+    found = build(tmp_path, corpus=str(put(tmp_path / "n.parquet", rows)), columns=COLUMNS, license="MIT")
+    assert {key: line["reason"] for key, line in found.items() if "reason" in line} == {"8": "empty"}
+
+
+def test_a_folder_of_texts(tmp_path: Path) -> None:
+    """Texts, Markdown and PDF, at any depth, are a document each; what cannot be read is dropped with its reason."""
+    folder = tmp_path / "texts"
+    (folder / "a").mkdir(parents=True)
+    (folder / "a" / "one.txt").write_text(TEXTS[0])
+    (folder / "two.md").write_text(f"# {TEXTS[1]}")
+    (folder / "three.pdf").write_bytes(pdf(TEXTS[2]))
+    (folder / "scan.pdf").write_bytes(pdf(""))
+    (folder / "left.docx").write_bytes(b"not read")
+    found = build(tmp_path, corpus=str(folder), license="CC0")
+    assert {key: (line["title"], line["text"]) for key, line in found.items() if "reason" not in line} == {
+        "a/one.txt": ("one", TEXTS[0]),
+        "two.md": ("two", f"# {TEXTS[1]}"),
+        "three.pdf": ("three", TEXTS[2]),
+    }
+    assert found["scan.pdf"]["reason"] == "PDF without text"
+    assert {line["source"] for line in found.values()} == {"texts"}
+
+
+def test_a_licence_beside_a_table_is_no_document(tmp_path: Path) -> None:
+    """Of a folder one kind is read; tables come first, and files=[...] says otherwise."""
+    put(tmp_path / "set" / "data" / "train.jsonl", OWN_ROWS)
+    (tmp_path / "set" / "LICENSE.txt").write_text("Everybody may read this text.")
+    (tmp_path / "set" / "NOTICE.txt").write_text("And this one, which is another.")
+    settings: dict[str, Any] = {"corpus": str(tmp_path / "set"), "license": "MIT"}
+    assert len(build(tmp_path / "a", columns=COLUMNS, **settings)) == 8
+    assert set(build(tmp_path / "b", files=["*.txt"], **settings)) == {"LICENSE.txt", "NOTICE.txt"}
+
+
+PUBLISHED: dict[str, tuple[str, list[dict[str, Any]], dict[str, str]]] = {
+    "pmc_patients": (
+        "PMC-Patients-V2.json",
+        [
+            {
+                "patient_id": n, "patient_uid": f"7665777-{n}", "PMID": "33492400", "title": "Early Physical Therapist",
+                "file_path": "comm/PMC007xxxxxx/PMC7665777.xml", "patient": text, "age": [[60.0, "year"]],
+                "gender": "M", "relevant_articles": {"1": 1}, "similar_patients": {},
+            }
+            for n, text in enumerate(TEXTS)
+        ],
+        {"id": "7665777-3", "title": "Early Physical Therapist", "license": "cc-by-nc-sa-4.0"},
+    ),
+    "asclepius": (
+        "synthetic.csv",
+        [
+            {"patient_id": n, "note": text, "question": "Q?", "answer": "A.", "task": "Summarization"}
+            for n, text in enumerate(TEXTS)
+        ],
+        {"id": "3", "title": "", "source": "Asclepius", "license": "cc-by-nc-sa-4.0"},
+    ),
+    "guidelines": (
+        "open_guidelines.jsonl",
+        [
+            {"id": f"g{n}", "source": "who", "title": "T", "clean_text": text, "raw_text": "raw", "url": None}
+            for n, text in enumerate(TEXTS)
+        ],
+        {"id": "g3", "title": "T", "source": "who", "license": "common-crawl"},
+    ),
+    "pubmed_abstracts": (
+        "0000.parquet",
+        [
+            {
+                "MedlineCitation": {
+                    "PMID": n, "DateRevised": {"Year": 2019},
+                    "Article": {"Abstract": {"AbstractText": text}, "ArticleTitle": "T"},
+                }
+            }
+            for n, text in enumerate(TEXTS)
+        ],
+        {"id": "3", "title": "T", "source": "PubMed"},
+    ),
+    "pmc_commercial": (
+        "commercial/0000.parquet",
+        [
+            {
+                "text": text, "pmid": f"{n}", "accession_id": f"PMC{n}", "license": "CC BY",
+                "last_updated": "2021-01-05 11:13:12", "retracted": "no", "citation": "J. 2020",
+            }
+            for n, text in enumerate(TEXTS)
+        ],
+        {"id": "PMC3", "title": "", "source": "PubMed Central", "license": "CC BY"},
+    ),
+    "medical_wikipedia": (
+        "train.parquet",
+        [{"title": f"T{n}", "text": text} for n, text in enumerate(TEXTS)],
+        {"title": "T3", "source": "Wikipedia", "license": "CC BY-SA 3.0, GFDL"},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_known_corpora_in_their_published_columns(tmp_path: Path, name: str) -> None:
+    """From the hub at a pinned commit: the fourth document has its id, title, text, source and licence."""
+    file, rows, expected = PUBLISHED[name]
+    put(tmp_path / "snapshot" / file, rows)
+    asked: list[tuple[str, str]] = []
+
+    def fetch(repository: str, revision: str) -> Path:
+        asked.append((repository, revision))
+        return tmp_path / "snapshot"
+
+    from experts.corpus.known import load_known
+
+    repository = load_known(name).hub
+    found = build(tmp_path, fetch, corpus=f"{repository}@{COMMIT}")
+    assert asked == [(repository, COMMIT)]
+    line = next(line for line in found.values() if line["text"] == TEXTS[3])
+    assert {key: line[key] for key in expected} == expected
+    # The same corpus from a file of one's own.
+    again = build(tmp_path / "own", known=name, corpus=str(tmp_path / "snapshot" / file))
+    assert again == found
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert card.startswith(f"# {load_known(name).title}\n")
+    assert all(trap in card for trap in load_known(name).traps)
+
+
+def test_a_known_corpus_alone_is_read_at_its_own_revision(tmp_path: Path) -> None:
+    """`known` without `corpus` asks the hub for the commit that its file names; one without a commit is refused."""
+    file, rows, _ = PUBLISHED["asclepius"]
+    put(tmp_path / "snapshot" / file, rows)
+    asked: list[str] = []
+
+    def fetch(repository: str, revision: str) -> Path:
+        asked.append(f"{repository}@{revision}")
+        return tmp_path / "snapshot"
+
+    assert len(build(tmp_path, fetch, known="asclepius")) == 8
+    assert asked == ["starmpcc/Asclepius-Synthetic-Clinical-Notes@e3a4301127b58428afb04183e4cbdb0de2e6795f"]
+    with pytest.raises(UserError, match="say which revision of ncbi/pubmed"):
+        build(tmp_path / "b", fetch, known="pubmed_abstracts")
+    with pytest.raises(UserError, match="mtsamples is not on the hub"):
+        build(tmp_path / "c", fetch, known="mtsamples")
+    with pytest.raises(UserError, match="did you mean 'asclepius'"):
+        build(tmp_path / "d", fetch, known="asklepius")
+
+
+def test_sets_that_state_no_licence_are_refused(tmp_path: Path) -> None:
+    """NoteChat and MTSamples need a licence that the user states."""
+    chats = put(tmp_path / "our_revised_v2.csv", [{"data": "d", "conversation": text} for text in TEXTS])
+    with pytest.raises(UserError, match="no license for"):
+        build(tmp_path / "a", known="notechat", corpus=str(chats))
+    assert len(build(tmp_path / "b", known="notechat", corpus=str(chats), license="CC BY-NC 4.0")) == 8
+    samples = put(
+        tmp_path / "mtsamples.csv",
+        [
+            {"": n, "description": "d", "medical_specialty": "Surgery", "sample_name": "S", "transcription": text}
+            for n, text in enumerate(TEXTS)
+        ],
+    )
+    with pytest.raises(UserError, match="no license for"):
+        build(tmp_path / "c", known="mtsamples", corpus=str(samples))
+
+
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        ("akemiH/NoteChat@main", "does not stay what it is; pin a commit"),
+        ("akemiH/NoteChat", r"no such file or folder: .*/akemiH/NoteChat"),
+    ],
+)
+def test_a_branch_is_no_revision(tmp_path: Path, reference: str, message: str) -> None:
+    """What moves is refused before anything is fetched."""
+    with pytest.raises(UserError, match=message):
+        build(tmp_path, lambda _repository, _revision: pytest.fail("fetched"), corpus=reference, license="MIT")
+
+
+ATC = [
+    ("A", "ALIMENTARY TRACT AND METABOLISM"), ("A10", "DRUGS USED IN DIABETES"),
+    ("A10B", "BLOOD GLUCOSE LOWERING DRUGS, EXCL. INSULINS"), ("A10BA", "Biguanides"), ("A10BA02", "metformin"),
+    ("A10BA02", "metformin"), ("A10A", "INSULINS AND ANALOGUES"), ("A10AB", "Insulins, fast-acting"),
+    ("A10AB01", "insulin (human)"), ("B01A", "ANTITHROMBOTIC AGENTS"), ("B01AA03", "warfarin"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["atc.csv", "atc.xlsx"])
+def test_atc_from_the_users_file(tmp_path: Path, name: str) -> None:
+    """A document a subgroup of four characters: its place, groups and substances; a code is listed once."""
+    import openpyxl
+
+    rows = [
+        {"ATC code": code, "ATC level name": text, "level": {1: 1, 3: 2, 4: 3, 5: 4, 7: 5}[len(code)]}
+        for code, text in ATC
+    ]
+    if name.endswith("csv"):
+        put(tmp_path / name, rows)
+    else:
+        book = openpyxl.Workbook()
+        for line in (list(rows[0]), *(list(row.values()) for row in rows)):
+            book.worksheets[0].append(line)
+        book.save(tmp_path / name)
+    columns = {"code": "ATC code", "name": "ATC level name"}
+    found = build(tmp_path, known="atc", corpus=str(tmp_path / name), columns=columns)
+    assert set(found) == {"atc-A10A", "atc-A10B", "atc-B01A"}
+    assert found["atc-A10B"]["text"].splitlines() == [
+        "ATC group A10B: BLOOD GLUCOSE LOWERING DRUGS, EXCL. INSULINS.",
+        "It belongs to DRUGS USED IN DIABETES, in ALIMENTARY TRACT AND METABOLISM.",
+        "ATC group A10BA: Biguanides.",
+        "ATC code A10BA02: metformin (Biguanides).",
+    ]
+    assert read_json(tmp_path / "out" / "run.json")["facts"]["non_commercial_documents"] == 3
+
+
+def test_atc_refuses_what_is_no_code(tmp_path: Path) -> None:
+    """A code of a wrong length, a level that does not fit, a prefix without codes, and no file."""
+    bad = put(tmp_path / "bad.csv", [{"code": "A1", "name": "x"}])
+    with pytest.raises(UserError, match="'A1' is no ATC code"):
+        list(atc([bad], {}, [], "ATC", "L"))
+    wrong = put(tmp_path / "wrong.csv", [{"code": "A10", "name": "x", "level": 3}])
+    with pytest.raises(UserError, match="'A10' is of level 2, and the row says 3"):
+        list(atc([wrong], {}, [], "ATC", "L"))
+    good = put(tmp_path / "good.csv", [{"code": "A10B", "name": "x"}])
+    with pytest.raises(UserError, match="no ATC code begins with 'C'"):
+        list(atc([good], {}, ["C"], "ATC", "L"))
+    with pytest.raises(UserError, match="give its path"):
+        build(tmp_path, table="atc", license="L")
+
+
+AGREEMENT: dict[str, Any] = {
+    "access": "credentialed", "license": "PhysioNet Credentialed Health Data License 1.5.0",
+    "columns": COLUMNS, "source": "MIMIC",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["notes.csv", "set/notes.jsonl"])
+def test_texts_under_an_agreement_are_never_copied(tmp_path: Path, name: str) -> None:
+    """No file of the folder holds a word of them; training reads the very same texts from where they lie."""
+    rows = [
+        *OWN_ROWS,
+        OWN_ROWS[2] | {"note_id": 99},
+        {"note_id": 100, "note_text": "short secret", "ward": "W0", "extra": 1},
+    ]
+    path = put(tmp_path / "private" / name, rows)
+    corpus = path if "/" not in name else path.parent
+    found = build(tmp_path, corpus=str(corpus), **AGREEMENT)
+    assert {found["99"]["reason"], found["100"]["reason"]} == {"same text as 2", "fewer than 5 words"}
+    files = [file for file in (tmp_path / "out").rglob("*") if file.is_file()]
+    assert len(files) >= 6
+    assert [
+        file.name for file in files if b"patient of ward" in file.read_bytes() or b"secret" in file.read_bytes()
+    ] == []
+    read = [one for side in ("train", "heldout") for one in read_documents(tmp_path / "out" / f"{side}.jsonl")]
+    assert {one.id: one.text for one in read} == {str(n): text for n, text in enumerate(TEXTS)}
+    with pytest.raises(UserError, match="may not be published here"):
+        check_licences(require_finished(tmp_path / "out"), "out")
+
+
+def test_texts_that_changed_or_went_are_refused(tmp_path: Path) -> None:
+    """A digest that does not fit, and a file that is gone, are errors that name row and remedy."""
+    path = put(tmp_path / "notes.csv", OWN_ROWS)
+    build(tmp_path, corpus=str(path), **AGREEMENT)
+    path.write_text(path.read_text().replace("number 3 about", "number 3 not about"))
+    with pytest.raises(UserError, match="notes.csv row 4: the text of '3' is another one"):
+        [read_documents(tmp_path / "out" / f"{side}.jsonl") for side in ("train", "heldout")]
+    path.unlink()
+    with pytest.raises(UserError, match="put them back, or run experts.corpora anew"):
+        read_documents(tmp_path / "out" / "train.jsonl")
+
+
+def test_an_agreement_in_other_words_is_still_one(tmp_path: Path) -> None:
+    """Whatever the licence is called, record and rows say that it is an agreement, so that nothing is published."""
+    build(
+        tmp_path, corpus=str(put(tmp_path / "n.csv", OWN_ROWS)), **(AGREEMENT | {"license": "hospital, ethics 12/26"})
+    )
+    licences = require_finished(tmp_path / "out")["facts"]["licences"]
+    assert set(licences.values()) == {"hospital, ethics 12/26 (data use agreement)"}
+    with pytest.raises(UserError, match="under an agreement"):
+        check_licences(require_finished(tmp_path / "out"), "out")
+
+
+def test_texts_under_an_agreement_do_not_come_from_the_hub(tmp_path: Path) -> None:
+    """Neither by id nor by name."""
+    for settings in ({"corpus": f"akemiH/NoteChat@{COMMIT}"}, {"known": "asclepius"}):
+        with pytest.raises(UserError, match="stay in your own files"):
+            build(tmp_path, access="credentialed", license="L", **settings)
+
+
+def test_whoever_reads_a_corpus_gets_its_texts(tmp_path: Path) -> None:
+    """Training, and the search for benchmark texts in training data, see texts that were not copied."""
+    from eval.contamination_training import read_rows
+    from experts.texts import Corpus
+
+    build(tmp_path, corpus=str(put(tmp_path / "n.csv", OWN_ROWS)), **AGREEMENT)
+    train = tmp_path / "out" / "train.jsonl"
+    trained = [document.text for document in Corpus("", tmp_path / "out").train()]
+    assert trained and set(trained) < set(TEXTS)
+    assert [row.values["text"] for row in read_rows(train)] == trained
+
+
+def test_a_published_corpus_has_two_splits(tmp_path: Path) -> None:
+    """The hub's card names both files and what the corpus' own card says, once, without what was dropped."""
+    build(tmp_path, corpus=str(put(tmp_path / "n.csv", OWN_ROWS)), columns=COLUMNS, license="CC BY 4.0")
+    record = require_finished(tmp_path / "out")
+    card = write_hub_card(tmp_path / "out", record, "o/n", check_licences(record, "out"))
+    assert "path: train.jsonl" in card and "path: heldout.jsonl" in card and "dropped.jsonl" not in card
+    assert "license: cc-by-4.0" in card
+    assert card.count("8 documents were read") == 1
