@@ -61,13 +61,14 @@ def main(settings: Config, callbacks: Sequence[Any] = ()) -> Path:
     """Train, measure preferences before and after, save. `callbacks` are transformers' own."""
     from align.displacement import displacement_facts, displacement_watch
     from align.preferences import compare, compare_lengths, measure
-    from align.prepare import choose_rows
+    from align.prepare import beginnings, choose_rows
     from medsmith.access import may_show
     from medsmith.lora import load_to_train, save_trained
     from medsmith.masks import CHAT, look
     from medsmith.models import load_model, load_tokenizer
-    from medsmith.training import run_trainer, trainer_arguments
+    from medsmith.training import trainer_arguments
     from medsmith.training_log import read_log
+    from medsmith.training_report import Story, follow, write_report
 
     if "max_length" in settings.trainer:
         raise UserError("trainer: 'max_length' would cut answers short; set max_tokens, which drops long pairs instead")
@@ -86,7 +87,9 @@ def main(settings: Config, callbacks: Sequence[Any] = ()) -> Path:
         labels = [row.task_type for row in chosen.train]
         trained = look(trainer, tokenizer, CHAT, this.folder, show=show, labels=labels)
         trainer.add_callback(displacement_watch(arguments.beta))
-        summary = run_trainer(trainer, this, "dpo", open_slice(settings.evaluate, tokenizer))
+        sizes = {"source": "data", "rows": len(chosen.train), "tokens": None}
+        story = Story(beginnings(chosen, tokenizer), show, [sizes], round(trained, 4))
+        summary = follow(trainer, this, "dpo", tokenizer, story, open_slice(settings.evaluate, tokenizer))
         save_trained(trainer.model, tokenizer, this.folder, settings.dtype, settings.lora, settings.model)
         # What was saved, loaded as before: the trainer's own copy computes in bfloat16 even after training.
         facts = compare(before, measure(load_model(settings.out), tokenizer, measured), arguments.beta)
@@ -100,6 +103,7 @@ def main(settings: Config, callbacks: Sequence[Any] = ()) -> Path:
             )
         facts |= displacement_facts(read_log(this, "dpo"), arguments.beta)
         this.facts["dpo"] = summary | facts | {"trained_share": round(trained, 4)}
+        write_report(this)
         return this.finish(**chosen.counts)
 
 

@@ -128,3 +128,15 @@ def count_tokens(rows: Sequence[Instruction], tokenizer: Any, pairs: bool = Fals
         rejected = lengths([[*select.prompt(row), *select.preference(row)["rejected"]] for row in rows])
         found = [max(both) for both in zip(found, rejected, strict=True)]
     return found
+
+
+def beginnings(chosen: Chosen, tokenizer: Any, count: int = 8) -> list[list[int]]:
+    """Conversations up to the assistant's turn, as token ids: of held-out rows, of trained ones where none are held."""
+    from medsmith.likelihood import encode_chat
+
+    return encode_chat(tokenizer, [select.prompt(row) for row in (chosen.heldout or chosen.train)[:count]])
+
+
+def data_rows(table: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What a report says of each source: its turns and their tokens."""
+    return [{"source": name, "rows": one["turns"], "tokens": one["tokens"]} for name, one in table.items()]

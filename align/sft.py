@@ -108,11 +108,12 @@ def tune(
 
     `trainer_of` builds a trainer from the arguments of SFTTrainer, which is the default.
     """
+    from align.prepare import beginnings, data_rows
     from medsmith.access import may_show
     from medsmith.lora import load_to_train, save_trained
     from medsmith.masks import CHAT, CONVERSATIONS, look
     from medsmith.models import load_tokenizer
-    from medsmith.training import run_trainer
+    from medsmith.training_report import Story, follow, write_report
 
     arguments, packing = _arguments(settings, this.folder)
     tokenizer = load_tokenizer(settings.model)
@@ -134,23 +135,26 @@ def tune(
             "sources": table,
         },
     )
+    show = may_show(settings.show_text, settings.folders)
     trained = look(
         trainer,
         tokenizer,
         CHAT if arguments.assistant_only_loss else CONVERSATIONS,
         this.folder,
-        show=may_show(settings.show_text, settings.folders),
+        show=show,
         # Packed rows are no longer those that were chosen.
         labels=None if packing else [row.task_type for row in chosen.train],
     )
     before = _loss(trainer)
-    summary = run_trainer(trainer, this, name, open_slice(settings.evaluate, tokenizer))
+    story = Story(beginnings(chosen, tokenizer), show, data_rows(table), round(trained, 4))
+    summary = follow(trainer, this, name, tokenizer, story, open_slice(settings.evaluate, tokenizer))
     this.facts[name] = summary | {
         "trained_share": round(trained, 4),
         "heldout_loss_before": before,
         "heldout_loss_after": _loss(trainer),
     }
     save_trained(trainer.model, tokenizer, this.folder, settings.dtype, settings.lora, settings.model)
+    write_report(this)
     return this.finish(**chosen.counts)
 
 

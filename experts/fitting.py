@@ -39,6 +39,8 @@ class Fit:
     show: bool = False
     """Whether texts of rows may be written down."""
     evaluate: Evaluate | None = None
+    prompts: Sequence[Sequence[int]] = ()
+    """Beginnings of held-out documents, which the model goes on from for the report."""
 
 
 def fit(
@@ -56,7 +58,8 @@ def fit(
     from medsmith.attention import set_attention
     from medsmith.lora import load_to_train, peft_config, save_trained
     from medsmith.masks import DOCUMENTS, OUTPUTS, look
-    from medsmith.training import run_trainer, trainer_arguments
+    from medsmith.training import trainer_arguments
+    from medsmith.training_report import Story, follow
 
     blocks = phase.blocks(how.max_tokens)
     model = load_to_train(start, how.lora, device="cpu", seed=how.seed)
@@ -77,7 +80,7 @@ def fit(
     facts: dict[str, Any] = {"attention": attention.kernel}
     if how.lora is not None:
         facts |= trained_parameters(trainer.model)
-    look(
+    trained = look(
         trainer,
         tokenizer,
         OUTPUTS if how.outputs_only else DOCUMENTS,
@@ -87,7 +90,9 @@ def fit(
         labels=Sources(phase, blocks),
         longest=how.max_tokens,
     )
-    summary = run_trainer(trainer, this, how.name, open_slice(how.evaluate, tokenizer))
+    sources = [{"source": name, "tokens": count} for name, count in phase.summary()["sources"].items()]
+    story = Story(how.prompts, how.show, sources, round(trained, 4))
+    summary = follow(trainer, this, how.name, tokenizer, story, open_slice(how.evaluate, tokenizer))
     save_trained(trainer.model, tokenizer, target, how.dtype, how.lora, start)
     return summary | facts
 

@@ -65,6 +65,17 @@ def heldout_losses(this: Run, phase: str, step: int, model: str | Path, held: He
     return report(this, phase, step, measure(load_model(model), held))
 
 
+def beginnings(held: HeldOut, begin: int, count: int = 8, tokens: int = 32) -> list[list[int]]:
+    """The first tokens of some documents: the first of each source, then the second of each."""
+    most = max(map(len, held.documents.values()), default=0)
+    drawn = [
+        found[place] for place in range(min(most, count)) for found in held.documents.values() if place < len(found)
+    ]
+    texts = [document.text[: 40 * tokens] for document in drawn[:count]]
+    encoded = held.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] if texts else []
+    return [[begin, *ids[: tokens - 1]] for ids in encoded]
+
+
 def watcher(this: Run, phase: str, held: HeldOut, steps: int) -> Any:
     """A callback (built here: its base class lives in transformers) that measures every so many steps."""
     from transformers import TrainerCallback

@@ -25,7 +25,7 @@ from pydantic import Field, model_validator
 
 import medsmith.config
 from experts.fitting import Fit, fit
-from experts.held_out import HeldOut, heldout_losses, watcher
+from experts.held_out import HeldOut, beginnings, heldout_losses, watcher
 from experts.mixing import choose
 from experts.sequences import Marks, Phase, PhaseBuilder
 from experts.texts import Corpus, Texts, read_texts
@@ -160,6 +160,7 @@ def _wanted(name: str, maker: str, method: str) -> str:
 def main(config: Config, callbacks: Sequence[Any] = ()) -> Path:
     """Train the phases one after the other; `callbacks` are transformers' own."""
     from medsmith.models import load_tokenizer
+    from medsmith.training_report import write_report
 
     task = "explainer" if config.method == "explainer" else None
     texts = read_texts(config.corpora, config.rows, config.heldout_documents, config.seed, task)
@@ -183,6 +184,7 @@ def main(config: Config, callbacks: Sequence[Any] = ()) -> Path:
             "heldout_loss_before": reports[0]["heldout_loss_before"],
             "heldout_loss_after": reports[-1]["heldout_loss_after"],
         }
+        write_report(this)
         return this.finish(documents=texts.documents, heldout=texts.heldout_documents, rows=_outputs(texts))
 
 
@@ -303,6 +305,7 @@ def train_phase(
         outputs_only=name in ("phase1", "explainer"),
         show=may_show(config.show_text, config.sources),
         evaluate=config.evaluate,
+        prompts=beginnings(held, document_marks(held.tokenizer).begin),
     )
     if config.heldout_steps and before:
         callbacks = [*callbacks, watcher(this, name, held, config.heldout_steps)]

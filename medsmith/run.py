@@ -92,7 +92,7 @@ class Run:
                 "started": datetime.fromtimestamp(self.started, UTC).isoformat(timespec="seconds"),
                 "ended": datetime.fromtimestamp(ended, UTC).isoformat(timespec="seconds"),
                 "seconds": round(ended - self.started, 2),
-                **_cost(),
+                **cost(),
             },
         )
         (self.folder / STARTED).unlink(missing_ok=True)
@@ -315,7 +315,7 @@ def _storage_fault(error: Exception, folder: Path) -> UserError | None:
     return UserError(f"the disk that holds {folder} is full; free some space and run the same again to continue")
 
 
-def _cost() -> dict[str, Any]:
+def cost() -> dict[str, Any]:
     """CPU seconds and peak memory of this process and the children that it waited for."""
     own, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
     peak = own.ru_maxrss
