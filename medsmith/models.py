@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
@@ -34,7 +35,10 @@ def choose_device(device: str = "auto") -> str:
 def load_tokenizer(ref: str | Path) -> Any:
     """Load a tokenizer that has a chat template, left padding and a pad token."""
     name, revision = split_ref(ref)
-    tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
+    except (OSError, ValueError) as error:
+        raise _unloadable(ref, "tokenizer", error) from error
     if not tokenizer.chat_template:
         raise UserError(f"{ref} has no chat template; use an instruct model or add chat_template.jinja to the folder")
     tokenizer.padding_side = "left"
@@ -49,18 +53,29 @@ def load_model(ref: str | Path, dtype: str = "float32", device: str = "auto") ->
     A folder with an adapter gives the model that the adapter makes of its base, computed in float32.
 
     Raises:
-        UserError: no such folder, an adapter whose base is not there, or a weight that is not finite (it is named).
+        UserError: no such folder, torn weights, an adapter whose base is not there, or a weight that is not finite (it
+            is named).
     """
     transformers_logging.disable_progress_bar()  # a bar for each file read, in every log of every step
     if is_adapter(ref):
         model = _load_adapter(Path(ref)).to(getattr(torch, dtype))
     else:
         name, revision = split_ref(ref)
-        model = AutoModelForCausalLM.from_pretrained(name, revision=revision, dtype=getattr(torch, dtype))
+        try:
+            model = AutoModelForCausalLM.from_pretrained(name, revision=revision, dtype=getattr(torch, dtype))
+        except (OSError, ValueError, SafetensorError) as error:
+            raise _unloadable(ref, "weights", error) from error
     for tensor_name, tensor in model.named_parameters():
         if not torch.isfinite(tensor).all():
             raise UserError(f"{ref}: the weights '{tensor_name}' are not all finite; make the model again")
     return model.to(choose_device(device)).eval()
+
+
+def _unloadable(ref: str | Path, what: str, error: Exception) -> UserError:
+    """The library's own words are pages long; the first line names the trouble, the cause stays attached."""
+    reason = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".:, ")
+    remedy = "give the folder of a finished model" if isinstance(ref, Path) else "check the id, and the way to the hub"
+    return UserError(f"{ref}: the {what} cannot be loaded ({reason}); {remedy}")
 
 
 def is_adapter(ref: str | Path) -> bool:
