@@ -58,6 +58,8 @@ def prepare(
     benchmark = load_benchmark(name, protocol)
     items, dropped, notes = benchmark.load(path, "test")
     options = benchmark.MAX_NEW_TOKENS == 0
+    if not options and (settings.choice != "text" or settings.generate):
+        raise UserError(f"{name} has no options to choose from; leave choice and generate out of its settings")
     if options and not likelihoods:
         settings = settings.model_copy(update={"choice": "written"})
     lettered = options and settings.choice != "text"
@@ -170,7 +172,7 @@ def _fitted(engine: Engine, task: Task, room: int) -> tuple[list[list[dict[str, 
             if shorter is None:
                 raise UserError(
                     f"{task.name}: item {task.items[index].id} and its answer do not fit into {engine.context} tokens; "
-                    "ask with fewer shots or a smaller max_new_tokens"
+                    "ask with fewer shots or a smaller max_new_tokens, or take a model of longer context"
                 )
             conversations[index] = shorter
             encoded[index] = engine.encode([shorter])[0]

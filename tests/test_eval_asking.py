@@ -14,9 +14,11 @@ from eval.engine import Reply
 from eval.responses import Responses
 from eval.results import summarise
 from eval.suite import BenchmarkSettings
+from medsmith.errors import UserError
 from medsmith.journal import Journal
 from medsmith.likelihood import ChoiceItem, DocumentScore, OptionScores
 from medsmith.progress import Bar
+from medsmith.records import write_jsonl
 
 
 @dataclass
@@ -97,3 +99,13 @@ def test_without_the_switch_nothing_is_written(questions: Path, tmp_path: Path) 
         samples = ask(task, Responses(engine, journal), tmp_path, bar)
     assert engine.prompts == []
     assert all("written" not in row for row in samples)
+
+
+@pytest.mark.parametrize("settings", [{"choice": "letter"}, {"generate": True}])
+def test_settings_of_options_need_options(settings: dict[str, Any], tmp_path: Path) -> None:
+    """A setting that would do nothing is refused: result.json would say that it was asked so."""
+    pair = {"pairID": "1", "gold_label": "neutral", "sentence1": "a", "sentence2": "b"}
+    write_jsonl(tmp_path / "mli_test_v1.jsonl", [pair])
+    assert len(prepare("mednli", BenchmarkSettings(), tmp_path, None, 4000).items) == 1
+    with pytest.raises(UserError, match="mednli has no options to choose from"):
+        prepare("mednli", BenchmarkSettings(**settings), tmp_path, None, 4000)
