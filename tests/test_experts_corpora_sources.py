@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -380,3 +383,61 @@ def test_a_published_corpus_has_two_splits(tmp_path: Path) -> None:
     assert "path: train.jsonl" in card and "path: heldout.jsonl" in card and "dropped.jsonl" not in card
     assert "license: cc-by-4.0" in card
     assert card.count("8 documents were read") == 1
+
+
+def test_the_baseline_of_pubmed_as_it_is(tmp_path: Path) -> None:
+    """Citations of XML: labels before the parts of an abstract, marks in titles read through, no abstract is empty."""
+    citations = "".join(
+        f"""<PubmedArticle><MedlineCitation><PMID Version="1">{n}</PMID><DateRevised><Year>2019</Year></DateRevised>
+        <Article><ArticleTitle>On <i>ward</i> {n}.</ArticleTitle>{abstract}</Article>
+        </MedlineCitation></PubmedArticle>"""
+        for n, abstract in enumerate(
+            [
+                *(f"<Abstract><AbstractText>{text}</AbstractText></Abstract>" for text in TEXTS),
+                "<Abstract><AbstractText Label='AIM'>To see x &lt; 5 mg.</AbstractText><AbstractText Label='RESULTS'>"
+                "We saw that <b>it</b> works.</AbstractText></Abstract>",
+                "",
+            ]
+        )
+    )
+    (tmp_path / "base").mkdir()
+    file = tmp_path / "base" / "pubmed25n0001.xml.gz"
+    file.write_bytes(gzip.compress(f"<PubmedArticleSet>{citations}</PubmedArticleSet>".encode()))
+    found = build(tmp_path, known="pubmed_abstracts", corpus=str(tmp_path / "base"))
+    assert {found[str(n)]["text"] for n in range(8)} == set(TEXTS)
+    assert found["3"]["title"] == "On ward 3."
+    assert found["8"]["text"] == "AIM: To see x < 5 mg.\nRESULTS: We saw that it works."
+    assert found["9"]["reason"] == "empty"
+    file.write_bytes(file.read_bytes()[:-40])
+    with pytest.raises(UserError, match="pubmed25n0001.xml.gz after citation"):
+        build(tmp_path / "torn", known="pubmed_abstracts", corpus=str(tmp_path / "base"))
+
+
+def test_the_archives_of_pubmed_central_as_they_are(tmp_path: Path) -> None:
+    """The body of each article without front and references; its licence from the list beside the archive."""
+    archive = tmp_path / "bulk" / "oa_comm_txt.PMC000xxxxxx.baseline.2026-01-01.tar.gz"
+    archive.parent.mkdir()
+    with tarfile.open(archive, "w:gz") as tar:
+        for n, text in enumerate(TEXTS):
+            data = f"\n==== Front\nJ Med\n\n==== Body\n{text}\n\n==== Refs\n1 A. B.\n".encode()
+            info = tarfile.TarInfo(f"PMC000xxxxxx/PMC{n}.txt")
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    rows = [f"PMC000xxxxxx/PMC{n}.txt,J,PMC{n},2020-01-01,{n},{'CC BY-ND' if n == 5 else 'CC BY'},no" for n in range(7)]
+    heads = "Article File,Article Citation,AccessionID,LastUpdated (YYYY-MM-DD HH:MM:SS),PMID,License,Retracted"
+    for number, part in enumerate((rows[:4], rows[4:])):
+        (archive.parent / f"{number}.filelist.csv").write_text("\n".join([heads, *part]) + "\n")
+    licences = {
+        "table": str(archive.parent), "key": "AccessionID", "missing": "drop",
+        "deny": ["non-commercial", "no-derivatives"],
+    }  # fmt: skip
+    settings: dict[str, Any] = {"known": "pmc_commercial", "columns": {"article": "accession_id"}, "licences": licences}
+    found = build(tmp_path, corpus=str(archive.parent), **settings)
+    assert {key: line["text"] for key, line in found.items()} == {f"PMC{n}": text for n, text in enumerate(TEXTS)}
+    assert {key: line["reason"] for key, line in found.items() if "reason" in line} == {
+        "PMC5": "licence CC BY-ND: no-derivatives is denied",
+        "PMC7": "no licence",
+    }
+    archive.write_bytes(archive.read_bytes()[:60])
+    with pytest.raises(UserError, match="no whole archive"):
+        build(tmp_path / "torn", corpus=str(archive.parent), **settings)

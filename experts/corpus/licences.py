@@ -117,7 +117,9 @@ class Licences(Block):
     )
     deny: list[str] = Field([], description="not these, in the same words; then what is not recognised is left out too")
     missing: Literal["refuse", "drop"] = Field("refuse", description="what to do where a document has no licence")
-    table: Path | None = Field(None, description="a table that tells documents' licences, e.g. PMC's oa_file_list.csv")
+    table: Path | None = Field(
+        None, description="a table that tells documents' licences, e.g. PMC's oa_file_list.csv, or a folder of them"
+    )
     key: str = Field("PMID", description="the table's column that `columns.article` is looked up in")
     license: str = Field("License", description="the table's column that holds the licence")
 

@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from experts.corpus.bulk import BULK
 from experts.corpus.known import Known, known_on_hub, load_known
 from experts.corpus.licences import Licences
 from experts.corpus.tables import atc, icd10cm
@@ -122,7 +123,7 @@ def find_files(root: Path, patterns: Sequence[str] = ()) -> list[Path]:
     if patterns:
         raise UserError(f"{root} holds no {' or '.join(patterns)}; name its files by files=[...]")
     there = sorted(path for path in root.rglob("*") if _is_ours(path.relative_to(root)) and path.is_file())
-    for kinds in (*((kind,) for kind in TABLES), TEXTS):
+    for kinds in (*((kind,) for kind in (*TABLES, *BULK)), TEXTS):
         if found := [path for path in there if kind_of(path) in kinds]:
             return found
     raise UserError(f"{root} holds no file that can be read; {', '.join((*TABLES, *TEXTS))} are")
@@ -142,12 +143,12 @@ class LicenceTable:
         self.path = settings.table
         self._licences: dict[str, str] = {}
         texts: dict[str, str] = {}
-        for row in stream_rows(settings.table, {settings.key, settings.license}):
-            _check(row.values, [settings.key, settings.license], f"{settings.table} row {row.number}")
-            licence = str(row.values[settings.license] or "").strip()
-            key = str(row.values[settings.key] or "").strip()
-            if key:
-                self._licences[key] = texts.setdefault(licence, licence)
+        for path in find_files(settings.table):
+            for row in stream_rows(path, {settings.key, settings.license}):
+                _check(row.values, [settings.key, settings.license], f"{path} row {row.number}")
+                licence = str(row.values[settings.license] or "").strip()
+                if key := str(row.values[settings.key] or "").strip():
+                    self._licences[key] = texts.setdefault(licence, licence)
         if not self._licences:
             raise UserError(f"licences.table: {settings.table} holds no row; give a table of keys and licences")
 
@@ -171,7 +172,8 @@ def read(origin: Origin, config: Config, licences: LicenceTable | None = None, s
     before = 0
     for path in origin.files:
         file = _File(path, origin, config, licences, before)
-        for row in stream_rows(path, file.names):
+        bulk = BULK.get(kind_of(path))
+        for row in bulk(path) if bulk else stream_rows(path, file.names):
             if skip:
                 skip -= 1
                 continue
