@@ -83,14 +83,16 @@ def search(
     threshold: float,
     classes: Hashes | None = None,
     confirm: Callable[[int, int], bool] = lambda _row, _of: True,
+    buckets: dict[int, list[int]] | None = None,
 ) -> dict[int, Duplicate]:
     """For each text the nearest earlier one that is kept, if it is near enough and `confirm(row, of)` agrees.
 
     `signatures` has one row a text; only texts of the same class are compared. A text without shingles (a signature of
-    nothing) is like no other.
+    nothing) is like no other. `buckets` are those of `propose`, where they are at hand.
     """
     permutations = signatures.shape[1]
-    buckets = _bucket(signatures, *_bands(threshold, permutations), classes)
+    if buckets is None:
+        buckets = propose(signatures, threshold, classes)
     kept: dict[int, list[int]] = defaultdict(list)
     found: dict[int, Duplicate] = {}
     # The estimate from the signatures spares most exact comparisons; 0.15 is over three standard errors at 128.
@@ -123,6 +125,11 @@ def search(
     return found
 
 
+def propose(signatures: Signatures, threshold: float, classes: Hashes | None = None) -> dict[int, list[int]]:
+    """The texts that may be near another one of their class, and the buckets that each shares with others."""
+    return _bucket(signatures, *_bands(threshold, signatures.shape[1]), classes)
+
+
 def sign(grams: Shingles, permutations: int, seed: int) -> Signatures:
     """The MinHash signature of each text's shingles, repeated or not."""
     rensa = _load_rensa()
@@ -146,8 +153,9 @@ def _bucket(signatures: Signatures, bands: int, rows: int, classes: Hashes | Non
     base = 0
     for band in range(bands):
         keys = own.copy()
-        for column in range(band * rows, (band + 1) * rows):
-            keys = mix(keys ^ signatures[:, column])
+        # At once: signatures may lie on the disk, a text's in one place.
+        for column in np.array(signatures[:, band * rows : (band + 1) * rows]).T:
+            keys = mix(keys ^ column)
         values, inverse, counts = np.unique(keys, return_inverse=True, return_counts=True)
         numbers = np.flatnonzero(counts[inverse] > 1)
         shared.append(numbers)
