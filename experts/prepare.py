@@ -67,7 +67,11 @@ class Config(medsmith.config.Config):
 
 def main(config: Config) -> Path:
     """Call the teacher once a document and write the rows."""
-    run.require_finished(config.documents)
+    if run.require_finished(config.documents)["config"].get("access") == "credentialed":
+        raise UserError(
+            f"{config.documents} is under an agreement: a teacher would be sent its texts, and raw/ would keep them; "
+            "train on it with method=dapt"
+        )
     with (
         run.start(config, "experts.prepare") as this,
         open_teacher(config.teacher, engine=config.engine, folder=this.folder) as chat,

@@ -12,7 +12,7 @@ from typing import Any
 import polars
 import pytest
 
-from experts import corpora
+from experts import corpora, prepare
 from experts.corpus.tables import atc
 from medsmith.config import load
 from medsmith.errors import UserError
@@ -441,3 +441,12 @@ def test_the_archives_of_pubmed_central_as_they_are(tmp_path: Path) -> None:
     archive.write_bytes(archive.read_bytes()[:60])
     with pytest.raises(UserError, match="no whole archive"):
         build(tmp_path / "torn", corpus=str(archive.parent), **settings)
+
+
+def test_texts_under_an_agreement_are_not_sent_to_a_teacher(tmp_path: Path) -> None:
+    """experts.prepare refuses them: its journal keeps whole requests."""
+    build(tmp_path, corpus=str(put(tmp_path / "n.csv", OWN_ROWS)), **AGREEMENT)
+    teacher = {"base_url": "http://127.0.0.1:9/v1", "model": "m"}
+    config = load(prepare.Config, {"out": tmp_path / "rows", "documents": tmp_path / "out", "teacher": teacher})
+    with pytest.raises(UserError, match="is under an agreement: a teacher would be sent its texts"):
+        prepare.main(config)
