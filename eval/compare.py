@@ -21,12 +21,13 @@ import medsmith.config
 from eval import statistics
 from eval.compare_page import render
 from eval.metrics import find_metric, table_of
+from eval.results import read_result
 from eval.statistics import FEWEST_GROUPS, Difference, Table, benjamini_hochberg, holm, mark
 from medsmith import run
 from medsmith.command import run_command
 from medsmith.config import execution
 from medsmith.errors import UserError
-from medsmith.records import content_id, read_json, read_jsonl, write_json, write_jsonl
+from medsmith.records import content_id, read_jsonl, write_json, write_jsonl
 
 log = logging.getLogger("eval.compare")
 
@@ -66,7 +67,7 @@ class Config(medsmith.config.Config):
 def main(config: Config) -> Path:
     """Write the comparison into config.out."""
     with run.start(config, "eval.compare") as this:
-        results = [read_json(folder / "result.json") for folder in (config.before, config.after)]
+        results = [read_result(folder) for folder in (config.before, config.after)]
         check_alike(*results)
         before, after = samples_of(config.before), samples_of(config.after)
         entries = results[0]["benchmarks"]
@@ -88,7 +89,7 @@ def main(config: Config) -> Path:
         write_json(this.folder / "compare.json", found)
         write_jsonl(this.folder / "changed.jsonl", changed)
         (this.folder / "compare.md").write_text(page, encoding="utf-8")
-        log.info("\n%s", page)
+        log.info("\n%s", page.partition("\n## ")[0])
         return this.finish(items=sum(map(len, before.values())), changed=len(changed))
 
 

@@ -113,6 +113,8 @@ def _notes(benchmarks: dict[str, Any], correction: str) -> list[str]:
         "- **detectable**: the smallest true difference that such a test finds with 80 % power; a smaller one is "
         "likely missed, so noise does not mean equal.",
         "- **n** items (in so many independent groups); **agreement**: items with the same score before and after.",
+        "- **#DG** benchmarks with a gain, however small; **CV** how uneven the gains are: their standard deviation "
+        "over the size of their mean.",
     ]
     for name, entry in benchmarks.items():
         if entry["verdict"] == "not tested":

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from eval.benchmark import Item, load_benchmark
 from eval.metrics import table_of
+from eval.results import read_result
 from eval.statistics import Table, estimate, plain
 from medsmith.errors import UserError
 from medsmith.intervals import wilson
-from medsmith.records import read_json, read_jsonl
+from medsmith.records import read_jsonl
 from medsmith.run import require_finished
 
 
@@ -42,7 +43,7 @@ def read_effects(
     found = []
     for folder in folders:
         require_finished(folder)
-        result = read_json(folder / "result.json")
+        result = read_result(folder)
         if result["protocol"] != protocol:
             raise UserError(f"{folder}: evaluated under protocol {result['protocol']}, the suite has {protocol}")
         samples: dict[str, list[dict[str, Any]]] = defaultdict(list)

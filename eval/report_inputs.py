@@ -12,10 +12,11 @@ from typing import Any, Literal
 from pydantic import Field
 
 from eval.metrics import table_of
+from eval.results import read_result
 from eval.statistics import Table
 from medsmith.config import Block, ModelRef
 from medsmith.errors import UserError
-from medsmith.records import read_json, read_jsonl
+from medsmith.records import read_jsonl
 from medsmith.run import digest, find_record, read_record, require_finished
 
 Stage = Literal["base", "raw_expert", "expert", "merge", "sft", "dpo"]
@@ -156,7 +157,7 @@ def _load(entry: Entry) -> Model:
         raise UserError(
             f"{entry.evaluation} is not an evaluation of {folder}; evaluate that model, or name the right one"
         )
-    result = read_json(entry.evaluation / "result.json")
+    result = read_result(entry.evaluation)
     samples: dict[str, dict[str, Sample]] = {name: {} for name in result["benchmarks"]}
     rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in _rows(entry.evaluation / "samples.jsonl"):

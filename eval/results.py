@@ -14,7 +14,7 @@ from eval.benchmark import COMPOSITE
 from eval.metrics import find_metric, table_of
 from eval.statistics import Table
 from medsmith.errors import UserError
-from medsmith.records import Document, content_id, read_documents
+from medsmith.records import Document, content_id, read_documents, read_json
 from medsmith.run import find_record
 
 if TYPE_CHECKING:
@@ -40,6 +40,14 @@ def summarise(
         average = statistics.plain(statistics.average(parts, seed))
     perplexity = {name: _perplexity(rows, seed) for name, rows in corpora.items()}
     return {"benchmarks": benchmarks, "average": average, "perplexity": perplexity}
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    """result.json of an evaluation; UserError where the folder is another step's."""
+    path = folder / "result.json"
+    if not path.is_file():
+        raise UserError(f"{folder} is no evaluation (no result.json); give a folder of eval.run")
+    return dict(read_json(path))
 
 
 def read_corpus(path: Path, limit: int | None) -> list[Document]:

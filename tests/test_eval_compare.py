@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 from typing import Any
@@ -164,6 +165,10 @@ def test_unlike_evaluations_are_refused(tmp_path: Path) -> None:
         after = evaluation(tmp_path / str(number), rows, entries, **top)
         with pytest.raises(UserError, match=message):
             main(Config(out=tmp_path / f"out-{number}", before=before, after=after))
+    (before / "result.json").rename(tmp_path / "kept.json")
+    with pytest.raises(UserError, match=r"a is no evaluation \(no result.json\); give a folder of eval.run"):
+        main(Config(out=tmp_path / "out-none", before=before, after=before))
+    (tmp_path / "kept.json").rename(before / "result.json")
     old = evaluation(tmp_path / "old", right)
     write_json(old / "result.json", {"model": "old", "protocol": "strict", "benchmarks": {"medec": {"version": 1}}})
     with pytest.raises(UserError, match="an evaluation of an older version"):
@@ -185,6 +190,15 @@ def test_two_folders_on_the_command_line_are_enough(
     with pytest.raises(SystemExit):
         command_line(["eval.compare", str(before)])
     assert "'after': Field required" in capsys.readouterr().err
+
+
+def test_the_terminal_shows_the_table_and_not_every_item(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Headlines and how to read them; secondary metrics and items are for the page."""
+    folders = [evaluation(tmp_path / name, of_scores([score] * 8)) for name, score in (("a", 0.0), ("b", 1.0))]
+    with caplog.at_level(logging.INFO):
+        out = main(Config(out=tmp_path / "out", before=folders[0], after=folders[1]))
+    assert "**Average**" in caplog.text and "- **#DG**" in caplog.text and "Items that changed" not in caplog.text
+    assert "## Items that changed (8)" in (out / "compare.md").read_text()
 
 
 def test_words() -> None:
