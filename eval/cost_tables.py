@@ -48,6 +48,8 @@ def _page(found: dict[str, Any]) -> Iterator[str]:
     yield "\n## Break-even\n"
     for one in found["break_even"]:
         yield f"* {one['verdict']}."
+    if not found["break_even"]:
+        yield "None: one model alone; give a second one to compare with."
     yield "\n![total operations](cost.png)\n"
     trainings = [(name, one) for name, model in found["models"].items() for one in model["trainings"]]
     if trainings:

@@ -210,6 +210,12 @@ def test_the_page_says_what_was_not_measured(tmp_path: Path) -> None:
     assert [amount(value) for value in (None, 0, 999, 1.5e3, 2e12)] == ["–", "0", "999", "1.50 k", "2.00 T"]
 
 
+def test_one_model_alone_breaks_even_with_none(tmp_path: Path) -> None:
+    """The section is not left empty."""
+    out = main(load(Config, {"out": tmp_path / "out", "models": {"a": {"parameters": 1e9}}}))
+    assert "## Break-even\n\nNone: one model alone; give a second one" in (out / "cost.md").read_text()
+
+
 def test_mistakes_are_one_line(tmp_path: Path) -> None:
     """A misspelt key, a model without a size, no range, an unknown reference, a length given and measured."""
     models = {"a": {"parameters": 1e9}}
