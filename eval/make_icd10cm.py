@@ -1,6 +1,6 @@
 """Make multiple-choice questions on the meaning of ICD-10-CM codes, in the columns of MedConceptsQA.
 
-    python -m eval.make_icd10cm out=out/benchmarks/icd10cm 'prefixes=[E1, I1, J4]' max_characters=4 per_level=100
+    python -m eval.make_icd10cm out=out/benchmarks/icd10cm 'prefixes=[E1, I1, J4]' per_level=100
 
 The questions are made here, from the public code table of the package simple_icd_10_cm; they are not the published
 MedConceptsQA set, and scores on the two are not comparable. Unlike that set's generator, every answer stands equally
@@ -79,6 +79,11 @@ def main(config: Config) -> Path:
     """Write test.parquet, dev.parquet and validation.jsonl."""
     with run.start(config, "eval.make_icd10cm") as this:
         codes = list(read_codes(config))
+        if not codes:
+            raise UserError(
+                f"no code of the table is chosen by prefixes={list(config.prefixes)}, max_characters="
+                f"{config.max_characters} and max_words={config.max_words}; loosen one"
+            )
         pools = _Pools(codes, config.levels_by)
         rows: list[dict[str, Any]] = []
         used: set[str] = set()
@@ -144,8 +149,8 @@ def _questions(
         made.append(_question(code, rng.sample(pool, 3), level, rng))
     if len(made) < count:
         raise UserError(
-            f"{count} {level} questions are wanted, the chosen codes give {len(made)}; "
-            "choose more codes (prefixes, max_characters, max_words) or fewer questions"
+            f"{count} {level} questions are wanted (per_level, dev_per_level, a share of validation), the chosen codes give "
+            f"{len(made)}; choose more codes (prefixes, max_characters, max_words) or fewer questions"
         )
     return made
 

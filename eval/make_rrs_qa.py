@@ -88,8 +88,10 @@ def main(config: Config) -> Path:
             left_out: Counter[str] = Counter()
             rows = [row for report in read_reports(path, left_out) for row in questions(report, left_out)]
             if not rows:
+                reasons = ", ".join(f"{count} ({reason})" for reason, count in sorted(left_out.items()))
                 raise UserError(
-                    f"{path}: no sentence of an impression gives a question; left out were {dict(left_out)}"
+                    f"{path}: no sentence of an impression gives a question; left out were {reasons}; "
+                    "give other or more reports"
                 )
             counts[split] = write_jsonl(this.folder / f"{split}.jsonl", rows)
             this.facts[f"left_out_{split}"] = dict(sorted(left_out.items()))

@@ -88,8 +88,10 @@ def test_same_seed_same_bytes(made: Path, tmp_path: Path) -> None:
 
 def test_too_few_codes_are_named(tmp_path: Path) -> None:
     """How many are wanted, how many there are, what to change."""
-    with pytest.raises(UserError, match="easy questions are wanted, the chosen codes give 0"):
+    with pytest.raises(UserError, match=r"8 easy questions are wanted \(per_level, dev_per.*, the chosen codes give 0"):
         main(Config(out=tmp_path / "x", prefixes=["E1"], per_level=4, levels=["easy"]))
+    with pytest.raises(UserError, match=r"no code of the table is chosen by prefixes=\['ZZ'\].*; loosen one"):
+        main(Config(out=tmp_path / "y", prefixes=["ZZ"]))
 
 
 def test_levels_by_distance_are_steps_in_the_tree(tmp_path: Path) -> None:

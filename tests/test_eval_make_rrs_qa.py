@@ -72,7 +72,9 @@ def test_tokenised_files_are_read_in_pairs(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="2 findings and 1 impressions"):
         main(Config(out=tmp_path / "other", test=folder, license="as given"))
     (tmp_path / "x.jsonl").write_text(json.dumps({"findings": "Clear.", "impression": "Normal."}))
-    with pytest.raises(UserError, match="no sentence of an impression gives a question; left out were"):
+    with pytest.raises(
+        UserError, match="no sentence of an impression gives a question; left out were 1 \\(no words shared\\); give"
+    ):
         main(Config(out=tmp_path / "none", test=tmp_path / "x.jsonl", license="as given"))
 
 
