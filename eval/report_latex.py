@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from eval.report_page import STAGE_NAMES, percent
+from eval.summary import items_of
 
 SPECIAL = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
@@ -79,11 +80,17 @@ def _cell(cell: dict[str, Any] | None) -> str:
 
 
 def _caption(table: dict[str, Any]) -> str:
-    sizes = ", ".join(f"{benchmark['name']} {benchmark['n']}" for benchmark in table["benchmarks"])
+    sizes = ", ".join(
+        f"{benchmark['name']} {items_of(benchmark['n'], benchmark['beyond_the_limit'])}"
+        for benchmark in table["benchmarks"]
+    )
     parts = [
         f"Protocol {table['protocol']}. Percent with 95 % intervals; items: {sizes}.",
         f"Arrows: differs from {table['baseline']} on the same items after Holm's correction (paired test).",
     ]
+    missing = [f"{one['name']} ({', '.join(one['not_run'])})" for one in table["benchmarks"] if one["not_run"]]
+    if missing:
+        parts.append(f"Not run, and in no mean: {'; '.join(missing)}.")
     made = [benchmark["name"] for benchmark in table["benchmarks"] if benchmark["simulated"]]
     if made:
         parts.append(f"Simulated data: {', '.join(made)}.")

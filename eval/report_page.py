@@ -13,6 +13,7 @@ from markupsafe import Markup
 from eval.metrics import find_metric
 from eval.report_figures import SYMBOLS, draw_averages, draw_finding, draw_profile, heat_class, heat_reach, signed
 from eval.report_tables import paper_row
+from eval.summary import data_of, items_of
 
 STAGE_NAMES = {
     "base": "base",
@@ -98,6 +99,9 @@ def render_page(table: dict[str, Any], extras: dict[str, Any]) -> str:
         "heat_symbols": HEAT_SYMBOLS,
         "lead": lead(table, extras["way"]),
         "stages": STAGE_NAMES,
+        "sources": {one["name"]: data_of(one, one["as_published"]) for one in table["benchmarks"]},
+        "sizes": {one["name"]: items_of(one["n"], one["beyond_the_limit"]) for one in table["benchmarks"]},
+        "caveats": {one["name"]: caveats(one) for one in table["benchmarks"]},
         "definitions": {one["name"]: find_metric(one["metric"]).definition for one in table["benchmarks"]},
         "profiles": profiles(table),
         "readings": readings(table),
@@ -204,6 +208,7 @@ def render_markdown(table: dict[str, Any]) -> str:
         parts += ["## Perplexity per token (per byte), change against the base", "", *_perplexity_lines(table), ""]
     if table["benchmarks"]:
         parts += ["## Answers that could not be read, percent", "", *_reading_lines(table), ""]
+        parts += ["## What was scored", "", *_benchmark_lines(table["benchmarks"]), ""]
     parts += ["## Findings of the paper", "", *_finding_lines(table["findings"]), ""]
     parts += [f"{SYMBOLS[name]} {text}" + "  " for name, text in MARKS.items()]
     return "\n".join(parts).rstrip() + "\n"
@@ -222,6 +227,23 @@ def _score_lines(rows: Sequence[dict[str, Any]], table: dict[str, Any]) -> list[
             [row["name"], STAGE_NAMES[row["stage"]], *cells, average, gained, "–" if cv is None else f"{cv:.1f}"]
         )
     return _lines(["model", "stage", *names, "AVG", "#DG", "CV"], body)
+
+
+def _benchmark_lines(benchmarks: Sequence[dict[str, Any]]) -> list[str]:
+    """Metric, items, shots and source of every benchmark; what was not run or was cut, where anything was."""
+    body = []
+    for one in benchmarks:
+        data = data_of(one, one["as_published"])
+        body.append([one["name"], one["metric"], items_of(one["n"], one["beyond_the_limit"]), str(one["shots"]), data])
+    said = [f"- {one['name']}: {caveat}." for one in benchmarks if (caveat := caveats(one))]
+    return [*_lines(["benchmark", "metric", "items", "shots", "data"], body), *(["", *said] if said else [])]
+
+
+def caveats(benchmark: dict[str, Any]) -> str:
+    """What the headline does not hold, and which models did not see whole prompts; empty where neither is so."""
+    said = [f"not run, and in no mean: {', '.join(benchmark['not_run'])}"] if benchmark["not_run"] else []
+    cut = ", ".join(f"{count:,} by {model}" for model, count in benchmark["cut"].items())
+    return "; ".join([*said, f"prompts cut to fit the model's context: {cut}"] if cut else said)
 
 
 def _score(cell: dict[str, Any] | None, whole: bool = False) -> str:

@@ -13,6 +13,7 @@ from eval import statistics
 from eval.report_inputs import Model, corpus_key, is_simulated
 from eval.report_joint import Contrast, Joint, Table, normal_p
 from eval.statistics import datasets_gained, holm, mark, unevenness
+from eval.summary import BEYOND
 from medsmith.errors import UserError
 
 PAPER_NAME = "MediPhi (ACL 2025)"
@@ -227,7 +228,15 @@ def _correct(rows: Sequence[dict[str, Any]]) -> dict[str, int]:
 def _benchmark(name: str, models: Sequence[Model], in_average: bool) -> dict[str, Any]:
     result = next(model.result["benchmarks"][name] for model in models if name in model.result["benchmarks"])
     known = {key: result.get(key) for key in ("version", "metric", "access", "licence", "simulated", "published")}
-    return {"name": name, "n": result["n"], **known, "in_average": in_average}
+    asked = {
+        "beyond_the_limit": result.get("left_out", {}).get(BEYOND, 0),
+        "shots": result.get("settings", {}).get("shots", 0),
+        "not_run": result.get("not_run", []),
+        "as_published": result.get("notes", {}).get("as_published"),
+        # By model: how much fits is a matter of its tokenizer and context.
+        "cut": {m.name: cut for m in models if (cut := m.result["benchmarks"].get(name, {}).get("truncated"))},
+    }
+    return {"name": name, "n": result["n"], **known, **asked, "in_average": in_average}
 
 
 def _corpus(name: str, models: Sequence[Model]) -> dict[str, Any]:

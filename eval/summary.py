@@ -44,19 +44,24 @@ def to_markdown(result: dict[str, Any]) -> str:
 
 def _line(name: str, entry: dict[str, Any]) -> str:
     share = f"{100 * entry['unreadable'] / entry['n']:.1f} %" if entry["unreadable"] else "0"
-    beyond = entry["left_out"].get(BEYOND, 0)
-    items = f"{entry['n']:,} of {entry['n'] + beyond:,}" if beyond else f"{entry['n']:,}"
+    items = items_of(entry["n"], entry["left_out"].get(BEYOND, 0))
+    data = data_of(entry, entry["notes"].get("as_published"))
     shots = entry["settings"]["shots"]
-    return f"| {name} | {entry['metric']} | {_interval(entry)} | {items} | {shots} | {share} | {_data(entry)} |"
+    return f"| {name} | {entry['metric']} | {_interval(entry)} | {items} | {shots} | {share} | {data} |"
 
 
-def _data(entry: dict[str, Any]) -> str:
+def items_of(n: int, beyond: int) -> str:
+    """How many items were scored, and of how many where a limit left some out."""
+    return f"{n:,} of {n + beyond:,}" if beyond else f"{n:,}"
+
+
+def data_of(entry: dict[str, Any], as_published: bool | None) -> str:
     """Where the items are from; a file in a published format is called published only where its digest says so."""
     if entry["simulated"]:
         return "simulated"
     if not entry["published"]:
         return "made"
-    state = {True: "as published", False: "not as published"}.get(entry["notes"].get("as_published"), "not checked")
+    state = {True: "as published", False: "not as published"}.get(as_published, "not checked")  # type: ignore[arg-type]
     return f"{entry['access']} file, {state}"
 
 

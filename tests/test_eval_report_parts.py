@@ -25,6 +25,11 @@ def table() -> dict[str, Any]:
         "licence": "x",
         "published": True,
         "in_average": True,
+        "beyond_the_limit": 0,
+        "shots": 2,
+        "not_run": [],
+        "as_published": True,
+        "cut": {},
     }
     base = {"name": "base", "stage": "base", "parent": None, "benchmarks": {"mednli": cell(0.5), "icd_10": cell(0.25)},
             "average": cell(0.375), "perplexity": {}}  # fmt: skip
@@ -81,3 +86,18 @@ def test_a_profile_shows_the_model_its_parent_and_the_baseline() -> None:
     assert svg.count('class="bar s-merge"') == 2
     assert svg.count('class="hollow s-base"') == 2 + 1  # one in the key
     assert "▲ +5.0" in svg
+
+
+def test_what_was_scored_stands_beside_the_numbers() -> None:
+    """Metric, items of how many, shots, source; a score without a part of its metric, or of cut prompts, says so."""
+    plain, limited = table(), table()
+    limited["benchmarks"][1] |= {"beyond_the_limit": 1950, "not_run": ["bertscore_f1"], "cut": {"base": 7}}
+    told = render_markdown(limited)
+    assert "| mednli | accuracy | 50 | 2 | simulated |" in told
+    assert "| icd_10 | accuracy | 50 of 2,000 | 2 | open file, as published |" in told
+    assert "- icd_10: not run, and in no mean: bertscore_f1; prompts cut to fit the model's context: 7 by base." in told
+    caption = r"items: mednli 50, icd\_10 50 of 2,000."
+    assert caption in render_latex(limited) and r"Not run, and in no mean: icd\_10 (bertscore\_f1)." in render_latex(
+        limited
+    )
+    assert "- icd_10:" not in render_markdown(plain) and "Not run" not in render_latex(plain)
