@@ -149,8 +149,9 @@ def _questions(
         made.append(_question(code, rng.sample(pool, 3), level, rng))
     if len(made) < count:
         raise UserError(
-            f"{count} {level} questions are wanted (per_level, dev_per_level, a share of validation), the chosen codes give "
-            f"{len(made)}; choose more codes (prefixes, max_characters, max_words) or fewer questions"
+            f"{count} {level} questions are wanted (per_level, dev_per_level, a share of validation), "
+            f"the chosen codes give {len(made)}; "
+            "choose more codes (prefixes, max_characters, max_words) or fewer questions"
         )
     return made
 
