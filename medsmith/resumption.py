@@ -186,6 +186,8 @@ def check_base(trainer: Any, resumed: bool) -> None:
         UserError: other weights, or another number of rows a step.
     """
     arguments = trainer.args
+    if arguments.process_index:
+        return  # the main process looks; the others may hold a part of the weights, or none yet
     rows = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
     now = {"base weights": weights_digest(trainer.model), "rows a step": rows}
     path = Path(arguments.output_dir) / BASE
@@ -194,7 +196,7 @@ def check_base(trainer: Any, resumed: bool) -> None:
             f"{arguments.output_dir} holds a checkpoint of a training from another beginning ({'; '.join(told)}) and "
             "nothing was removed: put that back to go on, choose another out=, or start anew with --again"
         )
-    if not resumed and arguments.process_index == 0:
+    if not resumed:
         write_json(path, now)
 
 

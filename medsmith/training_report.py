@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from medsmith.run import Run
 
 PROMPTS = 3
-NEW_TOKENS = 48
+NEW_TOKENS = 32
 MOST_TOPICS = 5
 
 
