@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -69,11 +69,16 @@ def join() -> None:
 
 @contextlib.contextmanager
 def scratch_for(folder: Path) -> Iterator[Path]:
-    """A folder for what a following process writes, in the place of the run's own."""
-    with tempfile.TemporaryDirectory(prefix="medsmith-", ignore_cleanup_errors=True) as made:
-        (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-        (Path(made) / "checkpoints").symlink_to((folder / "checkpoints").resolve())
-        yield Path(made)
+    """A folder for what a following process writes, in the place of the run's own; hidden, so that it is no result."""
+    made = folder / f".process-{os.environ.get('RANK')}"
+    shutil.rmtree(made, ignore_errors=True)  # of a try that was killed
+    made.mkdir(parents=True)
+    (folder / "checkpoints").mkdir(exist_ok=True)
+    (made / "checkpoints").symlink_to((folder / "checkpoints").resolve())
+    try:
+        yield made
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
 
 
 def is_sharded(trainer: Any) -> bool:

@@ -57,8 +57,10 @@ def trainer_arguments(
     import transformers
 
     from medsmith.models import set_threads
+    from medsmith.trackers import check_trackers
 
     _check(cls, block)
+    check_trackers(block, folder)
     set_threads(threads)
     # One display: ours. Theirs write to a log file as well as to a terminal.
     datasets.disable_progress_bars()

@@ -105,7 +105,7 @@ def test_settings_are_those_of_the_command(tmp_path: Path, capsys: pytest.Captur
     ("words", "message"),
     [
         (("align.sft", "model=a/b", "data=/d", "out=o", "max_token=5"), "did you mean 'max_tokens'"),
-        (("align.sft", "model=a/b", "out=o"), "'data'"),
+        (("align.sft", "data=/d", "out=o"), "'model'"),
         (("align.sfd", "out=o"), "did you mean 'align.sft'"),
         (("mediflow.simulate", "out=o", "--on", "slurm", "--processes", "2"), "does not train, and 2 processes"),
         ((*SFT, "out=o", "--processes", "2"), "--on local is one process"),
