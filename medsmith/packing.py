@@ -15,6 +15,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
+
 IGNORED = -100
 """The label of a token that is not trained."""
 
@@ -33,11 +35,12 @@ def pack(lengths: Iterable[int], capacity: int) -> list[list[int]]:
     and no faster: of each room that blocks may have left there is a heap of those blocks, and a bit that tells whether
     it is empty.
     """
-    order = sorted(enumerate(lengths), key=lambda item: (-item[1], item[0]))
+    sizes = np.fromiter(lengths, dtype=np.int64)
+    order = np.argsort(-sizes, kind="stable")
     blocks: list[list[int]] = []
     with_room: list[list[int]] = [[] for _ in range(capacity + 1)]
     rooms = 0  # bit n: some block has room for just n
-    for number, length in order:
+    for number, length in zip(order.tolist(), sizes[order].tolist(), strict=True):
         assert length <= capacity, "pieces are cut to the capacity before they are packed"
         fitting = rooms >> length
         if fitting:

@@ -177,3 +177,55 @@ def test_a_recipe_changed_is_a_cost_changed() -> None:
 def test_large_numbers_are_said_short() -> None:
     """Three digits and a letter."""
     assert [count(value) for value in (48.0e9, 321_000, 456, 0.5)] == ["48B", "321k", "456", "0.5"]
+
+
+# --- the document ----------------------------------------------------------------------------------------------------
+
+STAGES = {
+    "five experts": ["train-pubmed", *(f"train-{expert}" for expert in EXPERTS)],
+    "their merges with the base": [f"slerp-{expert}" for expert in ("pubmed", *EXPERTS)],
+    "one search of 500 merges": ["merge-breadcrumbs"],
+    "SFT and DPO": ["sft", "dpo"],
+    "one evaluation": ["eval-base"],
+    "DataMix": ["train-datamix"],
+    "Explainer": ["train-explainer"],
+    "instructions, judged": ["generate", "judge"],
+    "preference pairs": ["pair"],
+    "validation questions": ["validation"],
+    "summaries": [f"prepare-{expert}" for expert in EXPERTS],
+    "rewrites of coding's pages": ["rewrite-medcode"],
+}
+
+
+def costs_table(chain: Pipeline) -> str:
+    """The table of docs/paper_scale.md, made from the pipeline."""
+    assert chain.sizes is not None
+    works = costs_of(chain, chain.sizes)
+    lines = ["| what | GPU hours | passes of tokens | paid tokens | USD |", "| --- | --- | --- | --- | --- |"]
+    for what, steps in STAGES.items():
+        parts = [works[step] for step in steps]
+        hours = sum(part.hours(chain.sizes) for part in parts)
+        passes = sum(part.trained + part.read + part.written for part in parts)
+        paid, cost = sum(part.prompt + part.completion for part in parts), sum(part.cost for part in parts)
+        cells = (f"{hours:,.1f}" if hours else "", count(passes) if passes else "")
+        cells += (count(paid) if paid else "", f"{cost:,.0f}" if cost else "")
+        lines.append(f"| {what} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def test_the_document_says_what_the_plan_says(chain: Pipeline) -> None:
+    """Table, sum, share, disk and GPU's use in docs/paper_scale.md are those that come of the pipeline now."""
+    assert chain.sizes is not None
+    text = (ROOT / "docs/paper_scale.md").read_text(encoding="utf-8")
+    assert costs_table(chain) in text, costs_table(chain)
+    works = costs_of(chain, chain.sizes)
+    told = compare(works, chain.sizes)
+    assert told is not None
+    kept, scratch = sum(work.kept for work in works.values()) / 1e9, max(work.scratch for work in works.values()) / 1e9
+    for said in (
+        f"**{told.hours:,.0f} hours at 40 %, {-100 * told.difference:.0f} % less than 3,600.**",
+        f"equal with {100 * told.mfu:.0f} % in use",
+        f"{kept:,.0f} GB stay",
+        f"at most {scratch:,.0f} GB",
+    ):
+        assert said in text, said
