@@ -207,8 +207,8 @@ def costs_table(chain: Pipeline) -> str:
         hours = sum(part.hours(chain.sizes) for part in parts)
         passes = sum(part.trained + part.read + part.written for part in parts)
         paid, cost = sum(part.prompt + part.completion for part in parts), sum(part.cost for part in parts)
-        cells = (f"{hours:,.1f}" if hours else "", count(passes) if passes else "")
-        cells += (count(paid) if paid else "", f"{cost:,.0f}" if cost else "")
+        cells = [f"{hours:,.1f}" if hours else "", count(passes) if passes else ""]
+        cells += [count(paid) if paid else "", f"{cost:,.0f}" if cost else ""]
         lines.append(f"| {what} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
