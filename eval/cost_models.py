@@ -75,7 +75,7 @@ def trained_tokens(entry: dict[str, Any]) -> int:
             return int(counts["tokens"])
         case "experts.train":
             return sum(int(phase["tokens"]) for phase in facts["phases"])
-        case "align.sft" | "align.dpo":
+        case "align.sft" | "align.dpo" | "align.distill":
             return int(facts[entry["command"].partition(".")[2]]["tokens"])
     return 0
 

@@ -32,6 +32,7 @@ STAGE_OF_COMMAND = {
     "experts.train": "expert",
     "experts.pretrain": "base",
     "align.sft": "sft",
+    "align.distill": "sft",
     "align.dpo": "dpo",
 }
 

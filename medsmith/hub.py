@@ -36,6 +36,8 @@ WHAT = {
     "merge_recipes.extract": "A LoRA adapter: the low-rank part of what an expert changed of its base",
     "align.sft": "A model tuned on clinical instructions (SFT)",
     "align.dpo": "A model tuned on clinical instructions and on preferences (SFT, then DPO)",
+    "align.distill": "A model that learned from a larger one's texts or probabilities (distillation)",
+    "align.sample": "Preference pairs from a model's own answers: the best of several against the worst",
     "mediflow.curate": "Synthetic clinical instructions, judged and curated",
     "mediflow.pair": "Synthetic clinical preference pairs: a good answer and a flawed one",
 }
@@ -45,6 +47,8 @@ TAGS = {
     "merge_recipes.extract": ["lora", "peft"],
     "align.sft": ["sft", "trl"],
     "align.dpo": ["dpo", "trl"],
+    "align.distill": ["distillation", "trl"],
+    "align.sample": ["preference"],
     "experts.train": ["continued-pretraining"],
     "mediflow.pair": ["preference"],
 }

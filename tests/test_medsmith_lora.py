@@ -79,6 +79,24 @@ def test_an_adapter_is_a_parent_of_a_merge(tiny_model: Path, apart: Path, tmp_pa
     assert max(float((ours[name] - theirs[name]).detach().abs().max()) for name in ours) < 1e-6
 
 
+def test_an_adapter_of_another_base_is_another_model(tiny_model: Path, apart: Path, tmp_path: Path) -> None:
+    """The same adapter over other weights has other fingerprints, for the evaluator and for whoever samples."""
+    import shutil
+
+    from eval.engines.transformers import LocalModel
+    from medsmith.local_chat import fingerprint
+
+    shutil.copytree(tiny_model, tmp_path / "base")
+    shutil.copytree(apart, tmp_path / "adapter")
+    settings = json.loads((apart / "adapter_config.json").read_text())
+    moved = settings | {"base_model_name_or_path": str(tmp_path / "base")}
+    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(moved))
+    before = LocalModel(tmp_path / "adapter").fingerprint, fingerprint(tmp_path / "adapter")
+    (tmp_path / "base" / "model.safetensors").write_bytes((apart / "adapter_model.safetensors").read_bytes())
+    after = LocalModel(tmp_path / "adapter").fingerprint, fingerprint(tmp_path / "adapter")
+    assert before[0] != after[0] and before[1] != after[1]
+
+
 def test_the_seed_draws_an_adapter(tiny_model: Path, apart: Path, tmp_path: Path) -> None:
     """The same seed gives the same bytes, another seed others."""
     name = "adapter_model.safetensors"

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from medsmith.likelihood import ChoiceItem, DocumentScore, OptionScores
 
 # What decides a model's outputs. A card or an optimizer state beside them does not.
-IDENTITY = ("*.safetensors", "config.json", "generation_config.json", "tokenizer*", "chat_template*", "special_tokens*",
-            "added_tokens.json", "vocab.*", "merges.txt")  # fmt: skip
+IDENTITY = ("*.safetensors", "config.json", "adapter_config.json", "generation_config.json", "tokenizer*",
+            "chat_template*", "special_tokens*", "added_tokens.json", "vocab.*", "merges.txt")  # fmt: skip
 
 
 @dataclass
@@ -51,7 +51,12 @@ class LocalModel:
         files = sorted({path for pattern in IDENTITY for path in self.folder.glob(pattern)})
         if not any(path.suffix == ".safetensors" for path in files):
             raise UserError(f"{self.ref} holds no weights (*.safetensors); give the folder of a finished model")
-        return {path.name: file_digest(path) for path in files}
+        digests = {path.name: file_digest(path) for path in files}
+        if (self.folder / "adapter_config.json").is_file():  # which answers with its base's weights
+            from medsmith.models import base_of
+
+            digests |= {"base": LocalModel(base_of(self.folder)).fingerprint}
+        return digests
 
     @functools.cached_property
     def tokenizer(self) -> Any:
