@@ -148,9 +148,11 @@ def test_every_recipe_loads() -> None:
     from medsmith.training import trainer_arguments
 
     found = sorted(path for path in RECIPES.rglob("*.yml") if "sft" in path.stem or "dpo" in path.stem)
-    assert len(found) >= 4
+    assert len(found) >= 6
     for path in found:
-        values = yaml.safe_load(path.read_text()) | {"out": "x", "model": "y/z", "data": "d"}
+        values = yaml.safe_load(path.read_text()) | {"out": "x", "model": "y/z"}
+        mix = {name: source | {"data": "d"} for name, source in values.get("mix", {}).items()}
+        values |= {"mix": mix} if mix else {"data": "d"}
         module, cls = (dpo, DPOConfig) if "dpo" in path.stem else (sft, SFTConfig)
         config = load(module.Config, values)
         assert trainer_arguments(cls, config.trainer, Path("x"), seed=0, threads=1).learning_rate > 0
