@@ -189,3 +189,13 @@ def test_tokens_are_counted_by_a_tokenizer_of_choice(tmp_path: Path) -> None:
     summary = read_json(tmp_path / "out" / "corpus.json")
     assert all(summary["tokens"][name] > summary["words"][name] > 0 for name in ("train", "heldout", "dropped"))
     assert f"{summary['tokens']['train']:,}" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_copies_of_a_leak_do_not_make_it_language(tmp_path: Path) -> None:
+    """Of twelve copies of a document with an item eleven go as copies, and the first is one document with a leak."""
+    item = text_of(960, 20)
+    write_jsonl(tmp_path / "bench.jsonl", [{"text": item}])
+    rows = [*PLAIN, *(row(f"c{n}", f"{PLAIN[0]['text']} {item}") for n in range(12))]
+    found = build(tmp_path, rows, blocklists=[str(tmp_path / "bench.jsonl")])
+    reasons = {key: line["reason"] for key, line in found.items() if "reason" in line}
+    assert reasons == {"c0": "holds a text of the benchmark bench"} | {f"c{n}": "same text as c0" for n in range(1, 12)}

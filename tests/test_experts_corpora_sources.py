@@ -13,6 +13,7 @@ import polars
 import pytest
 
 from experts import corpora, prepare
+from experts.corpus.reading import find_origin, read
 from experts.corpus.tables import atc
 from medsmith.config import load
 from medsmith.errors import UserError
@@ -450,3 +451,28 @@ def test_texts_under_an_agreement_are_not_sent_to_a_teacher(tmp_path: Path) -> N
     config = load(prepare.Config, {"out": tmp_path / "rows", "documents": tmp_path / "out", "teacher": teacher})
     with pytest.raises(UserError, match="is under an agreement: a teacher would be sent its texts"):
         prepare.main(config)
+
+
+def test_the_tag_of_the_whole_does_not_overrule_the_table(tmp_path: Path) -> None:
+    """PMC-Patients with PMC's list: each document under its article's licence; without it the tag takes all out."""
+    file, rows, _ = PUBLISHED["pmc_patients"]
+    path = put(tmp_path / file, [row | {"PMID": f"{n}"} for n, row in enumerate(rows)])
+    table = put(tmp_path / "list.csv", [{"PMID": n, "License": "CC BY" if n < 6 else "CC BY-NC"} for n in range(7)])
+    policy = {"deny": ["non-commercial"], "missing": "drop"}
+    found = build(tmp_path / "a", known="pmc_patients", corpus=str(path), licences={"table": str(table), **policy})
+    assert [line.get("reason", line["license"]) for line in sorted(found.values(), key=lambda line: line["id"])] == [
+        *["CC BY"] * 6, "licence CC BY-NC: non-commercial is denied", "no licence",
+    ]  # fmt: skip
+    with pytest.raises(UserError, match=r"0 documents are left of .* \(8 dropped: licence CC BY-NC-SA 4.0: non-com"):
+        build(tmp_path / "b", known="pmc_patients", corpus=str(path), licences=policy)
+
+
+def test_progress_counts_the_bytes_of_all_files(tmp_path: Path) -> None:
+    """After the last document of two files as many bytes are done as both have."""
+    for name in "ab":
+        put(tmp_path / "set" / f"{name}.jsonl", OWN_ROWS)
+    settings = {"out": tmp_path / "out", "corpus": str(tmp_path / "set"), "columns": COLUMNS, "license": "MIT"}
+    config = load(corpora.Config, settings)
+    origin = find_origin(config)
+    done = [entry.done for entry in read(origin, config)]
+    assert done == sorted(done) and len(done) == 16 and done[-1] == origin.size > 0
