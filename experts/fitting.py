@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from experts.sequences import Phase
+from experts.texts import without_address
 from medsmith import run
 from medsmith.dev_slice import Evaluate, open_slice
 from medsmith.lora import Lora
@@ -90,8 +92,7 @@ def fit(
         labels=Sources(phase, blocks),
         longest=how.max_tokens,
     )
-    sources = [{"source": name, "tokens": count} for name, count in phase.summary()["sources"].items()]
-    story = Story(how.prompts, how.show, sources, round(trained, 4))
+    story = Story(how.prompts, how.show, data_rows(phase), round(trained, 4))
     summary = follow(trainer, this, how.name, tokenizer, story, open_slice(how.evaluate, tokenizer))
     save_trained(trainer.model, tokenizer, target, how.dtype, how.lora, start)
     return summary | facts
@@ -111,7 +112,17 @@ class Sources(Sequence[str]):
     def __getitem__(self, number: Any) -> Any:
         """The names of the sources of one block."""
         pieces = self.phase.pieces
-        return ", ".join(sorted({pieces.sources[pieces.source_numbers[at]] for at in self.blocks[number]}))
+        return ", ".join(
+            sorted({without_address(pieces.sources[pieces.source_numbers[at]]) for at in self.blocks[number]})
+        )
+
+
+def data_rows(phase: Phase) -> list[dict[str, Any]]:
+    """What a report says of each source: the tokens that one epoch trains."""
+    tokens: Counter[str] = Counter()
+    for name, count in phase.summary()["sources"].items():
+        tokens[without_address(name)] += count
+    return [{"source": name, "tokens": count} for name, count in sorted(tokens.items())]
 
 
 def block_set(phase: Phase, blocks: Sequence[Sequence[int]]) -> Any:

@@ -77,5 +77,10 @@ def _read_rows(documents: Path, rows: Path, task: str | None) -> dict[str, list[
 
 
 def source_name(document: Document) -> str:
-    """Where a document is from; a page's address in it tells pages apart, not sources."""
-    return document.source.partition("http")[0].strip(" :,;-") or document.source
+    """Where a document is from."""
+    return without_address(document.source)
+
+
+def without_address(source: str) -> str:
+    """A source's name; a page's address in it tells pages apart, not sources."""
+    return source.partition("http")[0].strip(" :,;-") or source

@@ -310,7 +310,7 @@ def train_phase(
     if config.heldout_steps and before:
         callbacks = [*callbacks, watcher(this, name, held, config.heldout_steps)]
     summary = fit(this, how, phase, start, held.tokenizer, partial, callbacks)
-    after = heldout_losses(this, name, summary["steps"], partial, held)
+    after = heldout_losses(this, name, summary.get("dev", {}).get("kept_step") or summary["steps"], partial, held)
     report = {"heldout_loss_before": before.pop("", None), "heldout_loss_after": after.pop("", None)} | summary
     if len(after) > 1:
         report["heldout_loss_by_source"] = {source: [before[source], after[source]] for source in after}

@@ -148,6 +148,7 @@ class History:
             "last": self.scores[steps[-1]] if steps else None,
             "last_step": steps[-1] if steps else None,
             "kept": kept,
+            "kept_step": best if kept == "best" else steps[-1] if steps else None,
         }
 
 

@@ -180,6 +180,7 @@ def test_the_best_is_kept(planted: dict[int, float], plain: Path, tiny_model: Pa
     summary = toy(evaluated(tmp_path / "run", tiny_model), seen=seen)
     assert summary["steps"] == 8 and summary["dev"] == {
         "measurements": 5, "before": 0.4, "best": 0.9, "best_step": 4, "last": 0.9, "last_step": 8, "kept": "best",
+        "kept_step": 4,
     }  # fmt: skip
     saved = load_model(tmp_path / "run", device="cpu").model.norm.weight
     assert saved.equal(seen[4]) and not saved.equal(seen[8])
