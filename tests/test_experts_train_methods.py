@@ -235,6 +235,21 @@ def test_noise_on_embeddings_reaches_packed_blocks(texts: Path, tiny_model: Path
     assert not load_model(made["five"]).get_input_embeddings()._forward_hooks
 
 
+def test_flattened_blocks_train_as_rows_do(
+    texts: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What flash attention is given, one row with the borders of its documents, trains the same model on a CPU."""
+    given = {"documents": str(texts / "c-small"), "trainer": TRAINER | {"bf16": False}}
+    rows = train.main(expert(tmp_path / "rows", tiny_model, "dapt", **given))
+    monkeypatch.setattr("experts.fitting.reads_borders", lambda model: True)
+    flat = train.main(expert(tmp_path / "flat", tiny_model, "dapt", **given))
+    losses = [read_json(made / "run.json")["facts"]["heldout_loss_after"] for made in (rows, flat)]
+    assert losses[0] == pytest.approx(losses[1], abs=2e-3)
+    assert [row["loss"] for row in metrics(rows) if "loss" in row] == pytest.approx(
+        [row["loss"] for row in metrics(flat) if "loss" in row], abs=2e-3
+    )
+
+
 def test_an_adapter_trains_few_numbers_and_is_merged_back(texts: Path, tiny_model: Path, tmp_path: Path) -> None:
     """Of the base's tensors only those of linear layers move; the folder is a plain model; numbers are counted."""
     import torch
