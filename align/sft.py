@@ -23,7 +23,7 @@ from pydantic import Field, model_validator
 
 from align.mix import Source, describe
 from align.quotas import Quotas, Room
-from medsmith import config, run
+from medsmith import config, processes, run
 from medsmith.command import run_command
 from medsmith.config import ModelRef, execution
 from medsmith.dev_slice import Evaluate, open_slice
@@ -145,7 +145,8 @@ def tune(
         # Packed rows are no longer those that were chosen.
         labels=None if packing else [row.task_type for row in chosen.train],
     )
-    before = _loss(trainer)
+    # A model in parts is put into them by the training; DeepSpeed would refuse to evaluate it before.
+    before = None if processes.is_sharded(trainer) else _loss(trainer)
     story = Story(beginnings(chosen, tokenizer), show, data_rows(table), round(trained, 4))
     summary = follow(trainer, this, name, tokenizer, story, open_slice(settings.evaluate, tokenizer))
     this.facts[name] = summary | {

@@ -21,6 +21,17 @@ from medsmith import processes
 from medsmith.config import Block
 from medsmith.errors import UserError
 
+GROUPS = {
+    "ffn": (
+        "gate_proj", "up_proj", "down_proj", "gate_up_proj",  # Llama, Mistral, Qwen, Gemma, Phi-3
+        "fc1", "fc2",  # Phi, OPT, BART
+        "wi", "wi_0", "wi_1", "wo",  # T5
+        "dense_h_to_4h", "dense_4h_to_h",  # GPT-NeoX, Falcon
+    ),
+    "attn": ("q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj", "out_proj", "c_attn", "query_key_value"),
+}  # fmt: skip
+"""Layers by what they are for, under every name that models have for them."""
+
 
 class Lora(Block):
     """What is trained instead of the weights themselves; peft's own names are in brackets."""
@@ -29,7 +40,9 @@ class Lora(Block):
     alpha: float = Field(32, gt=0, description="the change counts alpha / r times [lora_alpha]")
     dropout: float = Field(0.0, ge=0, lt=1, description="of what goes into the change, in training [lora_dropout]")
     targets: list[str] | str = Field(
-        "all-linear", description="names of the layers to change; all-linear: all but the output [target_modules]"
+        "all-linear",
+        description="names of the layers to change; all-linear: all but the output; ffn: the feed-forward matrices; "
+        "attn: those of the attention [target_modules]",
     )
     rslora: bool = Field(False, description="alpha / sqrt(r) in place of alpha / r [use_rslora]")
     dora: bool = Field(False, description="train the size of each weight's rows apart from their direction [use_dora]")
@@ -37,6 +50,13 @@ class Lora(Block):
         "none", description="nf4: the weights themselves in 4 bits (QLoRA); needs a GPU and bitsandbytes"
     )
     merge: bool = Field(False, description="save a whole model, the change put into the weights, not the adapter")
+
+
+def target_modules(targets: list[str] | str) -> list[str] | str:
+    """What peft is told: its own words, or a pattern for a group of layers."""
+    if isinstance(targets, str) and targets in GROUPS:
+        return rf".*\.({'|'.join(GROUPS[targets])})"
+    return targets
 
 
 def peft_config(lora: Lora | None) -> Any:
@@ -49,7 +69,7 @@ def peft_config(lora: Lora | None) -> Any:
         r=lora.r,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
-        target_modules=lora.targets,
+        target_modules=target_modules(lora.targets),
         use_rslora=lora.rslora,
         use_dora=lora.dora,
         task_type="CAUSAL_LM",

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from medsmith import processes
 from medsmith.masks import Row, spans
 
 OPEN, CLOSE = "⟦", "⟧"
@@ -23,6 +24,8 @@ def write_pages(rows: Sequence[Row], tokenizer: Any, folder: Path, name: str, ti
     pages = [render(row, tokenizer, show) for row in rows]
     (folder / f"{name}.txt").write_text(RULE.join(pages) + "\n", encoding="utf-8")
     (folder / f"{name}.html").write_text(to_html(rows, tokenizer, title, show), encoding="utf-8")
+    if not processes.is_main():
+        return
     coloured = sys.stderr.isatty() and "NO_COLOR" not in os.environ
     shown = [f"{head(row)}\n{for_terminal(row, tokenizer, show, coloured)}" for row in rows]
     print(f"what is trained ({title}):\n" + RULE.join(shown) + f"\nall of it: {folder / name}.html", file=sys.stderr)

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from medsmith.errors import UserError
+from medsmith.layers import require_same_layers
 from medsmith.records import read_json
 
 ADAPTER = "adapter_config.json"
@@ -102,7 +103,10 @@ def _load_adapter(folder: Path) -> Any:
     from peft import PeftModel
     from transformers import GenerationConfig
 
-    name, revision = split_ref(base_of(folder))
+    found = base_of(folder)
+    if isinstance(found, Path):
+        require_same_layers(folder.name, folder, found)
+    name, revision = split_ref(found)
     base = AutoModelForCausalLM.from_pretrained(name, revision=revision, dtype=torch.float32)
     model: Any = PeftModel.from_pretrained(base, str(folder)).merge_and_unload()
     if (folder / "generation_config.json").is_file():

@@ -20,6 +20,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from medsmith import processes
+
 VARIABLE = "MEDSMITH_PROGRESS"
 INTERVAL_SECONDS = 0.25
 
@@ -43,9 +45,11 @@ class Bar:
         self._first = done
         self._began = time.monotonic()
         self._written = float("-inf")
-        target = os.environ.get(VARIABLE)
+        # Of several processes one shows how far they are.
+        main = processes.is_main()
+        target = os.environ.get(VARIABLE) if main else None
         self._file = Path(target) if target else None
-        self._terminal = None if self._file else _terminal_bar(description, total, unit, done)
+        self._terminal = None if self._file or not main else _terminal_bar(description, total, unit, done)
 
     @property
     def rate(self) -> float:

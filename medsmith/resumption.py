@@ -23,6 +23,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medsmith import processes
 from medsmith.digests import file_digest
 from medsmith.errors import UserError
 from medsmith.records import write_json
@@ -253,6 +254,11 @@ def _is_whole(path: Path) -> bool:
                 pass
     except (OSError, ValueError, SafetensorError):
         return False
-    archives = [*path.glob("optimizer*.pt"), *path.glob("rng_state*.pth"), *path.glob("scheduler.pt")]
-    whole = any(path.glob("*.safetensors")) and len(archives) >= 3 and all(map(zipfile.is_zipfile, archives))
+    drawn = list(path.glob("rng_state*.pth"))
+    archives = [*path.glob("optimizer*.pt"), *drawn, *path.glob("scheduler.pt")]
+    if any(path.glob("global_step*")):  # DeepSpeed keeps weights and optimiser there, and names it in `latest`
+        whole = (path / "latest").is_file()
+    else:
+        whole = any(path.glob("*.safetensors")) and len(archives) >= 3
+    whole &= len(drawn) >= processes.count() and all(map(zipfile.is_zipfile, archives))
     return whole and state.get("global_step") == step_of(path)

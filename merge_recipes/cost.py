@@ -22,14 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from medsmith.errors import UserError
-
-FEED_FORWARD = (
-    "gate_proj", "up_proj", "down_proj", "gate_up_proj",  # Llama, Mistral, Qwen, Gemma, Phi-3
-    "fc1", "fc2",  # Phi, OPT, BART
-    "wi", "wi_0", "wi_1", "wo",  # T5
-    "dense_h_to_4h", "dense_4h_to_h",  # GPT-NeoX, Falcon
-)  # fmt: skip
-"""What models call the matrices of their feed-forward blocks."""
+from medsmith.lora import GROUPS
 
 RANK = 16
 """Of the LoRA whose steps are timed, as Zhu et al. 2023 (arXiv 2305.08285) train on pruned models."""
@@ -140,7 +133,7 @@ def feed_forward_of(model: Any) -> list[str]:
         UserError: none of the known names is there.
     """
     found = {name.rpartition(".")[2] for name, module in model.named_modules() if hasattr(module, "weight")}
-    names = sorted(found & set(FEED_FORWARD))
+    names = sorted(found & set(GROUPS["ffn"]))
     if not names:
         raise UserError(f"no feed-forward matrix of a known name in this model; there are {', '.join(sorted(found))}")
     return names

@@ -14,7 +14,7 @@ from medsmith import run
 from medsmith.config import load
 from medsmith.errors import UserError
 from medsmith.layers import kept_layers, note_layers, require_same_layers
-from medsmith.records import read_json, write_jsonl
+from medsmith.records import Instruction, read_json, write_jsonl, write_parquet
 from merge_recipes import build, cost, prune
 from merge_recipes.passthrough import layers_of, recipe_for
 
@@ -334,3 +334,58 @@ def test_adapter_of_a_pruned_model_is_refused_on_the_whole_one(
     made = build.main(build.Config(out=tmp_path / "b", recipe=recipe, models={"base": pruned, "expert": adapter}))
     assert kept_layers(made) == kept_layers(pruned)
     require_same_layers("expert", adapter, pruned)
+
+
+@pytest.fixture(scope="module")
+def tuned(pruned: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """LoRA on the feed-forward matrices of a copy of the pruned model, by align.sft."""
+    from align import sft
+
+    folder = tmp_path_factory.mktemp("tuned")
+    model = shutil.copytree(pruned, folder / "base")
+    rows = [
+        Instruction(
+            id=f"r{n}",
+            instruction=f"Answer the question {n}.",
+            input="The patient denies fever.",
+            output="No pleural effusion.",
+            task_type="qa",
+            input_data="note",
+            output_format="plain_text",
+            difficulty_level="low",
+            quality=3.0,
+        )
+        for n in range(8)
+    ]
+    write_parquet(folder / "rows" / "data" / "part-0.parquet", rows)
+    values = {"out": folder / "run", "model": model, "data": folder / "rows", "heldout_share": 0, "threads": 1}
+    trainer = {"max_steps": 3, "per_device_train_batch_size": 4, "learning_rate": 1.0e-2}
+    return sft.main(load(sft.Config, {**values, "lora": {"r": 4, "targets": "ffn"}, "trainer": trainer}))
+
+
+def test_lora_on_what_is_left_names_its_layers(tuned: Path, pruned: Path, planted: Path, tmp_path: Path) -> None:
+    """By the command: feed-forward matrices alone, r * (in + out) of each; the folder says whose layers they are."""
+    from safetensors.torch import load_file
+
+    changed = load_file(tuned / "adapter_model.safetensors")
+    assert {name.split(".")[-3] for name in changed} == {"gate_up_proj", "down_proj"}
+    assert sum(weight.numel() for weight in changed.values()) == 4 * 4 * ((32 + 128) + (64 + 32))
+    assert kept_layers(tuned) == kept_layers(pruned)
+    recipe = Path(build.__file__).parent / "slerp.yml"
+    with pytest.raises(UserError, match="pruned to layers 0,1,3,5 of 6, and the base was not pruned"):
+        build.main(build.Config(out=tmp_path / "m", recipe=recipe, models={"base": planted, "expert": tuned}))
+
+
+def test_adapter_whose_base_was_exchanged_is_not_loaded(tuned: Path, pruned: Path, planted: Path) -> None:
+    """Where its base lay there is now the whole model: every shape fits, and the answers would be nonsense."""
+    from medsmith.models import load_model
+
+    base = tuned.parent / "base"
+    assert len(load_model(tuned, device="cpu").model.layers) == 4
+    for source, message in ((planted, "the base was not pruned"), (pruned, "")):
+        shutil.rmtree(base)
+        shutil.copytree(source, base)
+        if message:
+            with pytest.raises(UserError, match=message):
+                load_model(tuned, device="cpu")
+    load_model(tuned, device="cpu")
