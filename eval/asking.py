@@ -77,7 +77,10 @@ def prepare(
     if lettered:
         taken, shots = [list(map(_with_letters, rows)) for rows in (taken, shots)]
     if shots:
-        taken = with_shots(taken, shots, settings.shots)
+        try:
+            taken = with_shots(taken, shots, settings.shots)
+        except UserError as error:
+            raise UserError(f"{name}: {error}") from None
     if written:
         taken = list(map(_told, taken))
     longest = settings.max_new_tokens or (LETTER_TOKENS if written else benchmark.MAX_NEW_TOKENS)

@@ -39,7 +39,11 @@ class LocalModel:
         from huggingface_hub import snapshot_download
 
         name, _, revision = self.ref.partition("@")
-        return Path(snapshot_download(name, revision=revision or None, allow_patterns=list(IDENTITY)))
+        try:
+            return Path(snapshot_download(name, revision=revision or None, allow_patterns=list(IDENTITY)))
+        except (OSError, ValueError) as error:  # all that the hub's library raises is one of the two
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise UserError(f"model={self.ref} cannot be fetched: {reason}; give a folder, or connect") from error
 
     @functools.cached_property
     def fingerprint(self) -> str:
