@@ -60,6 +60,7 @@ class Responses:
         self._own = dict(_answers_of(self.journal.rows.values()))
         # A folder for each model, so that those of models that are gone can be removed.
         self._shelf = None if self.store is None else self.store / self.engine.fingerprint
+        self.reused = 0
         self._shard = f"{time.time_ns()}-{os.getpid()}.jsonl"
         self.known = ({} if self._shelf is None else dict(_answers_of(read_store(self._shelf)))) | self._own
 
@@ -99,6 +100,7 @@ class Responses:
     def _all(
         self, keys: list[str], lengths: Sequence[int], answer: Callable[[list[int]], list[Answer]], bar: Bar
     ) -> list[Answer]:
+        self.reused += sum(key in self.known for key in keys)
         for indices in batches(lengths, self.size):
             asked = list({keys[index]: index for index in indices if keys[index] not in self.known}.values())
             if asked:

@@ -153,6 +153,8 @@ def evaluate(config: Config, this: run.Run, engine: Engine) -> Path:
             lengths = engine.tokens_of([row.text for row in rows])
             scores = responses.read([row.text for row in rows], lengths, window, bar)
             documents += [{"corpus": name, "id": row.id, **score} for row, score in zip(rows, scores, strict=True)]
+    if responses.reused:
+        log.info("%s answers were there already", f"{responses.reused:,}")
     add_learned_scores(tasks, samples, config.learned)
     result = {
         "model": config.name or Path(config.model).name,

@@ -98,6 +98,7 @@ def test_what_decides_an_answer_is_in_its_key(tmp_path: Path) -> None:
             assert responses.choose(["p"], items, [1], bar) == [{"logprobs": [-1.12346, -2.0], "tokens": [1, 1]}]
             assert responses.read(["text"], [1], 64, bar) == [{"nll": 4.0, "tokens": 1, "bytes": 4}]
             assert len(engine.asked) == 2 * fresh
+            assert responses.reused == 2 * (1 - fresh)
             responses.choose(["p"], [ChoiceItem([], ["a", "c"])], [1], bar)
             responses.read(["text"], [1], 65, bar)
             assert len(engine.asked) == 4 * fresh
