@@ -115,14 +115,15 @@ def shares_of_padding(folder: Path) -> dict[str, float]:
     return shares
 
 
-def per_million(run: Mapping[str, Any]) -> float:
-    """CPU seconds of the training for a million tokens of text."""
-    return 1e6 * float(run["train_cpu"]) / float(run["tokens"])
+def per_million(run: Mapping[str, Any], saving: bool = True) -> float:
+    """CPU seconds of the training for a million tokens of text, with its checkpoints or without."""
+    return 1e6 * float(run["train_cpu"] - (0 if saving else run["saving_cpu"])) / float(run["tokens"])
 
 
-def ratios(peer: Sequence[Mapping[str, Any]], ours: Sequence[Mapping[str, Any]]) -> list[float]:
+def ratios(peer: Sequence[Mapping[str, Any]], ours: Sequence[Mapping[str, Any]], saving: bool = True) -> list[float]:
     """How many times as many tokens a CPU second `ours` trains, turn by turn."""
-    return [per_million(theirs) / per_million(mine) for theirs, mine in zip(peer, ours, strict=False)]
+    pairs = zip(peer, ours, strict=False)
+    return [per_million(theirs, saving) / per_million(mine, saving) for theirs, mine in pairs]
 
 
 def report(found: Mapping[str, Runs], padding: Mapping[str, float]) -> str:
@@ -136,7 +137,7 @@ def report(found: Mapping[str, Runs], padding: Mapping[str, float]) -> str:
         "tokens / CPU s",
         "CPU s / million tokens",
     ]
-    head += ["tokens / CPU s beside TRL", "whole process, CPU s"]
+    head += ["checkpoints: CPU s", "× plain TRL", "× without checkpoints", "whole process, CPU s"]
     lines = [
         line(name, side, {"trl": sides.get("trl", []), side: sides[side]})
         for name, sides in found.items()
@@ -159,7 +160,11 @@ def line(name: str, side: str, runs: Runs) -> list[str]:
         median_spread([run["train_cpu"] for run in own], 1),
         median_spread([run["tokens"] / run["train_cpu"] for run in own], 0),
         median_spread([per_million(run) for run in own], 0),
-        "" if side == "trl" or not runs["trl"] else median_spread(ratios(runs["trl"], own)),
+        f"{own[0]['checkpoints']}: {median_spread([run['saving_cpu'] for run in own], 1)}",
+        *(
+            "" if side == "trl" or not runs["trl"] else median_spread(ratios(runs["trl"], own, with_it))
+            for with_it in (True, False)
+        ),
         median_spread([run["total_cpu"] for run in own], 1),
     ]
 

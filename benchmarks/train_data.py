@@ -2,7 +2,7 @@
 
 The texts mean nothing and have lengths of their kind. Each word is one token of experts/nano. Lengths of instruction
 rows follow MediFlow's means and standard deviations, as log-normal draws, over `SHRINK`: 4,096 tokens of context there
-are 512 here. The chat template's 15 tokens a row are not shrunk.
+are 512 here. The chat template's tokens cannot be shrunk; the instruction is so much shorter in their place.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from medsmith.records import Instruction, content_id, read_jsonl, write_jsonl, w
 
 NANO = Path(__file__).parent.parent / "experts" / "nano"
 SHRINK = 8
+TEMPLATE = 15
+"""Tokens of nano's chat template in a row."""
 
 
 class Length(NamedTuple):
@@ -39,8 +41,8 @@ class Sizes(NamedTuple):
     """How much is made."""
 
     documents: int = 130
-    rows: int = 320
-    pairs: int = 100
+    rows: int = 380
+    pairs: int = 150
 
 
 SIZES = Sizes()
@@ -92,9 +94,10 @@ def instructions(
     def text(tokens: int) -> str:
         return " ".join(draw.choices(words, k=tokens))
 
-    rows = []
+    rows, longer = [], round(TEMPLATE - TEMPLATE / shrink)
     for number in range(count):
         instruction, given, answer = (words_of(draw, length, shrink) for length in (INSTRUCTION, INPUT, OUTPUT))
+        instruction = max(1, instruction - longer)
         rows.append(
             Instruction(
                 id=content_id(number),

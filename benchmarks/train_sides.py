@@ -14,7 +14,8 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ class Watched:
         self.before: list[float] = []
         self.cpu: list[float] = []
         self.seconds: list[float] = []
+        self.saving: list[float] = []
+        """CPU of each checkpoint; it is part of `cpu`."""
         self.trainers: list[Any] = []
 
     def time(self, work: Callable[[], Any]) -> Any:
@@ -49,17 +52,39 @@ def main(arguments: Sequence[str]) -> None:
     sides: dict[str, Callable[[Case, Path, Path, Watched], int]] = {
         "ours": ours, "record": record, "trl": plain_trl, "loop": bare_loop,
     }  # fmt: skip
-    tokens = sides[side](case, folder, out, watched)
+    with saving_watched(watched):
+        tokens = sides[side](case, folder, out, watched)
     total = time.process_time()
     measured = {
         "before_cpu": watched.before[0],
         "train_cpu": sum(watched.cpu),
         "train_seconds": sum(watched.seconds),
+        "saving_cpu": sum(watched.saving),
+        "checkpoints": len(watched.saving),
         "total_cpu": total,
         # Counting is not part of what is measured.
         "tokens": tokens or sum(map(tokens_of, watched.trainers)),
     }
     (out / "measured.json").write_text(json.dumps(measured))
+
+
+@contextmanager
+def saving_watched(watched: Watched) -> Iterator[None]:
+    """Take the CPU of every checkpoint that a trainer writes."""
+    from transformers import Trainer
+
+    inner = Trainer._save_checkpoint
+
+    def save(self: Any, *given: Any, **named: Any) -> Any:
+        began = time.process_time()
+        inner(self, *given, **named)
+        watched.saving.append(time.process_time() - began)
+
+    Trainer._save_checkpoint = save
+    try:
+        yield
+    finally:
+        Trainer._save_checkpoint = inner
 
 
 def tokens_of(trainer: Any) -> int:

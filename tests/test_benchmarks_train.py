@@ -70,7 +70,14 @@ def test_both_sides_have_the_same_settings(name: str, tmp_path: Path) -> None:
 
 
 def run(tokens: int, cpu: float, **values: float) -> dict[str, Any]:
-    return {"tokens": tokens, "train_cpu": cpu, "before_cpu": 5.0, "total_cpu": cpu + 6.0, **values}
+    return {
+        "tokens": tokens,
+        "train_cpu": cpu,
+        "before_cpu": 5.0,
+        "total_cpu": cpu + 6.0,
+        "saving_cpu": 0.5,
+        "checkpoints": 10,
+    } | values
 
 
 def test_ratios_are_taken_turn_by_turn_and_by_token() -> None:
@@ -90,7 +97,7 @@ def test_the_tables_hold_what_was_measured() -> None:
         ["packed", "4%", "3.00", "2.00"],
     ]
     text = report(found, {})
-    assert "| sft packed | our command | 1,000 | 5.0 | 3.0 | 333 | 3000 | 1.67 | 9.0 |" in text
+    assert "| sft packed | our command | 1,000 | 5.0 | 3.0 | 333 | 3000 | 10: 0.5 | 1.67 | 1.80 | 9.0 |" in text
     assert sum(line.startswith("| sft pa") for line in text.splitlines()) == 5
 
 
