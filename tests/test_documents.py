@@ -144,7 +144,7 @@ def test_commands_named_in_documents_exist(name: str) -> None:
     assert set(re.findall(r"(?m)^\s*make ([a-z-]+)", text)) - targets == set()
     words = set(re.findall(r"(?m)^\s*medsmith ([\w.]+)", text)) | set(re.findall(r"python -m ([\w]+\.[\w.]+)", text))
     dotted = {word for word in words if "." in word}
-    assert words - dotted - set(VERBS) == set()
+    assert words - dotted - {*VERBS, "launch"} == set()
     for word in sorted(dotted):
         importlib.import_module(word)
 
