@@ -1,6 +1,6 @@
 """Ways to teach a small model documents: continued pre-training, tuning on summaries first, training on rewrites.
 
-    python -m benchmarks.experts --corpus /work/shared/data/corpora/medwiki.jsonl
+    python -m benchmarks.experts --corpus medwiki.jsonl
 
 The documents are real, the base is experts/nano (5.6 million parameters), and the teacher is the simulated one, which
 writes by extraction: its summary is a document's beginning, its rewrite all of it in running sentences. So what is
