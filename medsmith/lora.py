@@ -12,6 +12,7 @@ into its base, so that it is evaluated like any model, and a merge takes it as o
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -80,7 +81,8 @@ def load_to_train(ref: str | Path, lora: Lora | None, device: str = "auto", seed
     """The model that a trainer is given: float32 weights, or 4 bits under an adapter. Seeds what an adapter draws.
 
     Raises:
-        UserError: an adapter on an adapter, whose base would lie nowhere; or no GPU for 4 bits.
+        UserError: an adapter on an adapter, whose base would lie nowhere; no GPU for 4 bits; or targets that are no
+            layers of the model.
     """
     from medsmith.models import is_adapter, load_model
 
@@ -97,8 +99,36 @@ def load_to_train(ref: str | Path, lora: Lora | None, device: str = "auto", seed
         model = _load_in_4_bits(ref)
     else:
         model = load_model(ref, device=device)
+    check_targets(model, lora.targets)
     torch.manual_seed(seed)
     return model
+
+
+def check_targets(model: Any, targets: list[str] | str) -> None:
+    """Refuse a name that no layer has; peft passes over it as long as another one is found."""
+    import torch
+
+    if targets == "all-linear":
+        return
+    layers = dict(model.named_modules())
+    wanted = target_modules(targets)
+    if isinstance(wanted, str):
+        absent = [] if any(_matches(wanted, name) for name in layers) else [targets]
+    else:
+        absent = [target for target in wanted if not any(f".{name}".endswith(f".{target}") for name in layers)]
+    if absent:
+        linear = {name.rpartition(".")[2] for name, layer in layers.items() if isinstance(layer, torch.nn.Linear)}
+        raise UserError(
+            f"lora.targets: no layer of the model is called {absent[0]!r}; give all-linear, ffn, attn, or a list of "
+            f"some of {', '.join(sorted(linear))}"
+        )
+
+
+def _matches(pattern: str, name: str) -> bool:
+    try:
+        return re.fullmatch(pattern, name) is not None
+    except re.error:
+        return False
 
 
 def _load_in_4_bits(ref: str | Path) -> Any:

@@ -106,6 +106,22 @@ def test_the_seed_draws_an_adapter(tiny_model: Path, apart: Path, tmp_path: Path
     assert (tmp_path / "other" / name).read_bytes() != (apart / name).read_bytes()
 
 
+@pytest.mark.parametrize("targets", ["ff", "down_proj", "[", ["down_proj", "w1"], ["own_proj"]])
+def test_layers_that_the_model_has_not_are_refused(tiny_model: Path, targets: list[str] | str) -> None:
+    """A word that is no group, a bare name, no pattern, one wrong name of two, a part of a name: all with the names."""
+    wrong = targets if isinstance(targets, str) else targets[-1]
+    with pytest.raises(UserError) as error:
+        lora.load_to_train(tiny_model, lora.Lora(targets=targets))
+    assert f"no layer of the model is called {wrong!r}" in str(error.value)
+    assert "a list of some of down_proj, gate_up_proj, lm_head, o_proj, qkv_proj" in str(error.value)
+
+
+@pytest.mark.parametrize("targets", ["ffn", "attn", "all-linear", ["down_proj"], r".*\.0\.mlp\.down_proj"])
+def test_layers_that_the_model_has_are_taken(tiny_model: Path, targets: list[str] | str) -> None:
+    """A group, a list of names and a pattern are what peft takes too."""
+    lora.load_to_train(tiny_model, lora.Lora(targets=targets))
+
+
 def test_what_cannot_be_is_refused(tiny_model: Path, apart: Path, tmp_path: Path) -> None:
     """An adapter on an adapter without a merge, 4 bits without a GPU, and a base that is gone: a line each."""
     import torch
