@@ -61,7 +61,7 @@ def main(settings: Config, callbacks: Sequence[Any] = ()) -> Path:
     """Train, measure preferences before and after, save. `callbacks` are transformers' own."""
     from align.displacement import displacement_facts, displacement_watch
     from align.preferences import compare, compare_lengths, measure
-    from align.prepare import beginnings, choose_rows
+    from align.prepare import beginnings, choose_rows, require_context
     from medsmith.access import may_show
     from medsmith.lora import load_to_train, save_trained
     from medsmith.masks import CHAT, look
@@ -78,6 +78,7 @@ def main(settings: Config, callbacks: Sequence[Any] = ()) -> Path:
         arguments = trainer_arguments(DPOConfig, _block(settings), this.folder, settings.seed, settings.threads)
         tokenizer = load_tokenizer(settings.model)
         chosen = choose_rows(this, settings.data, tokenizer, settings.max_tokens, settings.heldout_share, pairs=True)
+        require_context(chosen, settings.model, settings.max_tokens)
         LOG.info("%(rows)d pairs: %(train)d to train on, %(heldout)d held out, %(dropped)d dropped", chosen.counts)
         measured = (chosen.heldout or chosen.train)[: settings.measured_pairs]
         model = load_to_train(settings.model, settings.lora, seed=settings.seed)

@@ -26,7 +26,7 @@ def distill_on_policy(settings: Config, this: run.Run, callbacks: Sequence[Any])
     """
     from align.distillation import check_same_tokens
     from align.mix import describe
-    from align.prepare import choose_rows
+    from align.prepare import choose_rows, require_context
     from medsmith.lora import load_to_train, save_trained
     from medsmith.models import load_model, load_tokenizer
     from medsmith.training import run_trainer
@@ -44,6 +44,7 @@ def distill_on_policy(settings: Config, this: run.Run, callbacks: Sequence[Any])
         settings.top_rows,
         quotas=settings.quotas,
     )
+    require_context(chosen, settings.model, settings.max_tokens)
     LOG.info("%(rows)d rows: %(train)d to write to, %(heldout)d held out, %(dropped)d dropped", chosen.counts)
     model = load_to_train(settings.model, settings.lora, seed=settings.seed)
     before = heldout_loss(model, tokenizer, chosen.heldout)

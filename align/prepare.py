@@ -114,6 +114,22 @@ def _chosen(
     return Chosen(train, heldout, counts, parts, turns, sources)
 
 
+def require_context(chosen: Chosen, ref: str | Path, max_tokens: int) -> None:
+    """Refuse rows that are longer than the model's context: most models read them without a word, and unsoundly."""
+    from medsmith.models import context_of
+
+    context = context_of(ref)
+    if context is None or max_tokens <= context:
+        return
+    rows = [part.lengths[row.id] for part in chosen.parts.values() for row in (*part.train, *part.heldout)]
+    longer = [length for length in rows if length > context]
+    if longer:
+        raise UserError(
+            f"max_tokens={max_tokens} is more than the context of {ref}, {context}, and {len(longer)} rows are longer "
+            f"than that, up to {max(longer)} tokens; set max_tokens={context}, which drops them"
+        )
+
+
 def count_tokens(rows: Sequence[Instruction], tokenizer: Any, pairs: bool = False) -> list[int]:
     """The length of each row's conversation, of the longer one of a pair, in tokens."""
     if not rows:

@@ -160,12 +160,15 @@ def tune(
 
 
 def _choose(settings: Config, this: run.Run, tokenizer: Any) -> Chosen:
-    from align.prepare import choose_mix, choose_rows
+    from align.prepare import choose_mix, choose_rows, require_context
 
     longest, share = settings.max_tokens, settings.heldout_share
     if settings.data is None:
-        return choose_mix(this, settings.mix, tokenizer, longest, share)
-    return choose_rows(this, settings.data, tokenizer, longest, share, settings.top_rows, quotas=settings.quotas)
+        chosen = choose_mix(this, settings.mix, tokenizer, longest, share)
+    else:
+        chosen = choose_rows(this, settings.data, tokenizer, longest, share, settings.top_rows, quotas=settings.quotas)
+    require_context(chosen, settings.model, longest)
+    return chosen
 
 
 def _arguments(settings: Config, folder: Path) -> tuple[Any, bool]:

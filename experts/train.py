@@ -127,7 +127,10 @@ class Config(medsmith.config.Config):
             if given and not needed:
                 raise ValueError(f"method {self.method} takes {' and '.join(NEEDS[self.method])}, not {name}")
         if self.method != "pit" and (self.phase1 or self.phase2):
-            raise ValueError("phase1 and phase2 belong to pit; set `trainer`")
+            raise ValueError(
+                f"phase1 and phase2 belong to pit, and {self.method} has one phase; set phase1={{}} phase2={{}}, and "
+                "what they hold in `trainer`"
+            )
         if self.method == "pit" and self.lora is not None and not self.lora.merge:
             raise ValueError(
                 "lora.merge=false with method pit: the adapter of phase 2 stands on the weights of phase 1, which are "
@@ -189,11 +192,10 @@ def main(config: Config, callbacks: Sequence[Any] = ()) -> Path:
 
 
 def _check_context(config: Config) -> None:
-    from transformers import AutoConfig
+    from medsmith.models import context_of
 
-    name, revision = (config.base, "") if isinstance(config.base, Path) else config.base.partition("@")[::2]
-    longest = AutoConfig.from_pretrained(name, revision=revision or None).get_text_config().max_position_embeddings
-    if config.max_tokens > longest:
+    longest = context_of(config.base)
+    if longest is not None and config.max_tokens > longest:
         raise UserError(f"max_tokens={config.max_tokens} is more than the model's context of {longest}; lower it")
 
 

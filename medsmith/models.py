@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from medsmith.errors import UserError
@@ -70,6 +70,14 @@ def load_model(ref: str | Path, dtype: str = "float32", device: str = "auto") ->
         if not torch.isfinite(tensor).all():
             raise UserError(f"{ref}: the weights '{tensor_name}' are not all finite; make the model again")
     return model.to(choose_device(device)).eval()
+
+
+def context_of(ref: str | Path) -> int | None:
+    """How many tokens the model was made to read at once; None where it does not say."""
+    name, revision = split_ref(ref)
+    settings = AutoConfig.from_pretrained(name, revision=revision).get_text_config()
+    longest: int | None = getattr(settings, "max_position_embeddings", None)
+    return longest
 
 
 def _unloadable(ref: str | Path, what: str, error: Exception) -> UserError:

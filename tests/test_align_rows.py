@@ -116,6 +116,21 @@ def test_every_row_is_counted_and_dropped_ones_are_written(tiny_model: Path, tmp
             prepare.choose_rows(this, tmp_path / "in", tokenizer, 8, 0.0)
 
 
+def test_rows_longer_than_the_models_context_are_refused(tiny_model: Path, tmp_path: Path) -> None:
+    """A context of 256 does for a larger max_tokens as long as no row needs more; then the line says how many do."""
+    from medsmith.models import load_tokenizer
+
+    tokenizer = load_tokenizer(tiny_model)
+    write_parquet(tmp_path / "in" / "a.parquet", [row(1), row(2), row(3, output="word " * 300)])
+    with run.start(Toy(out=tmp_path / "run", data=tmp_path / "in"), "toy") as this:
+        every = prepare.choose_rows(this, tmp_path / "in", tokenizer, 4096, 0.0)
+        short = prepare.choose_rows(this, tmp_path / "in", tokenizer, 256, 0.0)
+    prepare.require_context(short, tiny_model, 4096)
+    prepare.require_context(every, tiny_model, 256)
+    with pytest.raises(UserError, match="max_tokens=4096 is more than the context of .*, 256, and 1 rows are longer"):
+        prepare.require_context(every, tiny_model, 4096)
+
+
 def test_length_of_a_pair_is_that_of_the_longer_answer(tiny_model: Path) -> None:
     """A long rejected answer counts where pairs are trained, and only there."""
     from medsmith.models import load_tokenizer

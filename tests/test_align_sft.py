@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,17 @@ def test_settings_that_would_harm_are_refused(tiny_model: Path, data: Path, tmp_
         sft.main(settings(tmp_path / "a", tiny_model, data, trainer={"neftune_noise_alfa": 5}))
     with pytest.raises(UserError, match="set max_tokens"):
         sft.main(settings(tmp_path / "b", tiny_model, data, trainer={"max_length": 64}))
+
+
+def test_a_row_beyond_the_context_ends_it(tiny_model: Path, data: Path, tmp_path: Path) -> None:
+    """One row of more than the 256 tokens that the model was made for: nothing is trained."""
+    from medsmith.records import read_parquet
+
+    rows = read_parquet(data / "data")
+    rows[0] = replace(rows[0], output="No pleural effusion. " * 100)
+    write_parquet(tmp_path / "in" / "a.parquet", rows)
+    with pytest.raises(UserError, match="1 rows are longer than that, up to .* set max_tokens=256"):
+        sft.main(settings(tmp_path / "out", tiny_model, tmp_path / "in"))
 
 
 def test_every_recipe_loads() -> None:

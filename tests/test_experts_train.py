@@ -278,6 +278,10 @@ def test_held_out_rows_are_refused(tmp_path: Path, tiny_model: Path) -> None:
         ({"max_tokens": 5000}, "more than the model's context of 256"),
         ({"method": "dapt"}, "dapt takes documents, not rows"),
         ({"rows": None}, "method pit needs rows"),
+        (
+            {"method": "dapt", "rows": None, "phase1": {"max_steps": 1}},
+            "belong to pit, and dapt has one phase; set phase1={} phase2={}",
+        ),
     ],
 )
 def test_wrong_settings_are_refused(
