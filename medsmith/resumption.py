@@ -69,6 +69,9 @@ def check_maker(folder: Path, command: str, wanted: dict[str, Any]) -> bool:
     told = [*differences(made["identity"], wanted), *code_differences(made, code)]
     if not told:
         return False
+    if not _has_trained(folder / FOLDER):
+        path.unlink()  # a setting that was mended before the first checkpoint has nothing to lose
+        return False
     passable = {one.partition(":")[0].partition(".")[0] for one in differences(made["identity"], wanted)} <= {
         "libraries"
     }
@@ -85,6 +88,11 @@ def check_maker(folder: Path, command: str, wanted: dict[str, Any]) -> bool:
         f"put that back to go on{anyway}, choose another out=, or start anew with --again (it removes "
         f"{folder / FOLDER})"
     )
+
+
+def _has_trained(folder: Path) -> bool:
+    """Whether weights were kept of an unfinished run: a checkpoint, or the model of a phase."""
+    return any(folder.rglob("checkpoint-*")) or any(folder.rglob("*.safetensors"))
 
 
 def discard(folder: Path, command: str) -> None:

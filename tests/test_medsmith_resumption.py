@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -60,6 +61,22 @@ def kept(settings: Toy) -> bool:
 def facts(settings: Toy) -> dict[str, Any]:
     found: dict[str, Any] = run.require_finished(settings.out)["facts"]
     return found
+
+
+@pytest.mark.parametrize("left", ["checkpoints/base.json", "checkpoints/phase1/model.safetensors"])
+def test_before_the_first_checkpoint_a_setting_may_change(killed: Toy, left: str) -> None:
+    """A try that left no weights stands in nobody's way; the model of a finished phase does."""
+    state = killed.out / "checkpoints" / "checkpoint-4"
+    shutil.rmtree(state)
+    (killed.out / left).parent.mkdir(exist_ok=True)
+    (killed.out / left).write_text("{}")
+    changed = killed.model_copy(update={"rate": 2.0})
+    if left.endswith("safetensors"):
+        with pytest.raises(UserError, match="holds checkpoints of another training"):
+            work(changed)
+    else:
+        work(changed)
+        assert facts(changed)["went_on"] is False and facts(changed)["across"] == []
 
 
 def test_the_same_training_goes_on(killed: Toy) -> None:
