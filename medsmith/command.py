@@ -85,8 +85,8 @@ def _run(command: Command[C], description: str, arguments: Sequence[str] | None)
     die_with_parent(os.getppid() if processes.count() > 1 else None)
     if threading.current_thread() is threading.main_thread():
         # So that a gentle stop cleans up as Ctrl-C does; also where the shell had switched Ctrl-C off for us.
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, signal.default_int_handler)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, as_ctrl_c)
     given = _parser(command, description).parse_intermixed_args(arguments)
     recipe, settings = _read_words([given.recipe, *given.override] if given.recipe else [], command.config.positional)
     level = logging.INFO if processes.is_main() else logging.WARNING
@@ -110,6 +110,11 @@ def _run(command: Command[C], description: str, arguments: Sequence[str] | None)
             # Not on standard output, which is the folder alone for whoever reads it into a variable.
             logging.getLogger(command.name).info("finished: %s", count_words(record["counts"]))
         _answer(made)
+
+
+def as_ctrl_c(number: int, frame: object) -> None:
+    """Hand a signal on as Ctrl-C, to whoever listens to that now: an event loop ends its tasks one by one."""
+    signal.raise_signal(signal.SIGINT)
 
 
 def _answer(folder: Path) -> None:

@@ -10,6 +10,7 @@ that was killed goes on with the answers that it would have given.
 
 from __future__ import annotations
 
+import asyncio
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -78,6 +79,7 @@ class LocalChat:
             draws += [_Draw(request, number, prompt) for number in range(request.n)]
         texts: dict[tuple[str, int], tuple[list[int], str]] = {}
         for batch in self._batches(draws):
+            await asyncio.sleep(0)  # a Ctrl-C that came while a batch was written ends it here, not after the last
             for draw, written in zip(batch, self._write(batch), strict=True):
                 texts[draw.request.id, draw.number] = written
                 if all((draw.request.id, number) in texts for number in range(draw.request.n)):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import signal
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 
 from medsmith.calls import run_calls
 from medsmith.chat import ChatRequest, chat_request
+from medsmith.command import as_ctrl_c
 from medsmith.errors import UserError
 from medsmith.journal import Journal
 from medsmith.local_chat import LocalChat, gumbel
@@ -43,6 +46,36 @@ def test_answers_do_not_depend_on_neighbours(chat: LocalChat, tmp_path: Path) ->
     answers(chat, asked[:2], tmp_path / "half")
     assert answers(chat, asked, tmp_path / "half") == together
     assert all(len(texts) == 3 == len(set(texts)) for texts in together.values())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_gentle_stop_ends_it_between_two_batches(
+    chat: LocalChat, tmp_path: Path, caplog: pytest.LogCaptureFixture, number: int
+) -> None:
+    """What was answered before is in the journal, the next batch is not written, and no traceback is logged."""
+    asked = [*requests(chat), *requests(chat, temperature=0.5)]
+    earlier = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, as_ctrl_c)
+    stopped = False
+
+    def stop(request: ChatRequest, row: dict[str, Any]) -> list[ChatRequest]:
+        nonlocal stopped
+        if not stopped:
+            stopped = True
+            signal.raise_signal(number)
+        return []
+
+    try:
+        with Journal(tmp_path / "calls.jsonl") as journal, pytest.raises(KeyboardInterrupt):
+            run_calls(asked, chat, journal, 1, "test", follow_up=stop)
+    finally:
+        for each, handler in earlier.items():
+            signal.signal(each, handler)
+    gc.collect()
+    assert "never retrieved" not in caplog.text
+    assert len((tmp_path / "calls.jsonl").read_text().splitlines()) == len(TEXTS)
+    assert len(answers(chat, asked, tmp_path)) == len(asked)
 
 
 def test_temperature_zero_is_the_likeliest_text(chat: LocalChat, tiny_model: Path, tmp_path: Path) -> None:
