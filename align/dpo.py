@@ -31,6 +31,11 @@ if TYPE_CHECKING:
     from align.prepare import Chosen
 
 LOG = logging.getLogger(__name__)
+LOSSES = (
+    "sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot", "aot_unpaired",
+    "apo_zero", "apo_down", "discopop", "sft", "sigmoid_norm",
+)  # fmt: skip
+"""What TRL's DPOTrainer knows; it keeps no list of them."""
 
 
 class Config(config.Config):
@@ -76,6 +81,7 @@ def main(settings: Config, callbacks: Sequence[Any] = ()) -> Path:
         from trl import DPOConfig
 
         arguments = trainer_arguments(DPOConfig, _block(settings), this.folder, settings.seed, settings.threads)
+        check_losses(arguments.loss_type)
         tokenizer = load_tokenizer(settings.model)
         chosen = choose_rows(this, settings.data, tokenizer, settings.max_tokens, settings.heldout_share, pairs=True)
         require_context(chosen, settings.model, settings.max_tokens)
@@ -106,6 +112,13 @@ def main(settings: Config, callbacks: Sequence[Any] = ()) -> Path:
         this.facts["dpo"] = summary | facts | {"trained_share": round(trained, 4)}
         write_report(this)
         return this.finish(**chosen.counts)
+
+
+def check_losses(names: Sequence[str]) -> None:
+    """Refuse a loss that TRL does not have; its own trainer would say so at the first step."""
+    for name in names:
+        if name not in LOSSES:
+            raise UserError(f"trainer: unknown loss_type '{name}'; TRL has {', '.join(LOSSES)}")
 
 
 def _block(settings: Config) -> dict[str, Any]:

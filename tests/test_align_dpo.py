@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,21 @@ def test_killed_training_ends_with_the_same_weights(
     dpo.main(config)
     first, second = (run.require_finished(folder) for folder in (trained, config.out))
     assert first["digest"] == second["digest"] and first["facts"]["dpo"] == second["facts"]["dpo"]
+
+
+def test_losses_are_those_of_trl(tiny_model: Path, tmp_path: Path) -> None:
+    """Our list is what its trainer compares with, and another name ends the command before it reads a row."""
+    import inspect
+
+    from trl import DPOTrainer
+
+    assert sorted(re.findall(r'loss_type == "(\w+)"', inspect.getsource(DPOTrainer._compute_loss))) == sorted(
+        dpo.LOSSES
+    )
+    (tmp_path / "in").mkdir()
+    trainer = {"loss_type": ["sigmod", "sft"]}
+    with pytest.raises(UserError, match="unknown loss_type 'sigmod'; TRL has sigmoid, hinge"):
+        dpo.main(settings(tmp_path / "run", tiny_model, tmp_path / "in", trainer=trainer))
 
 
 def test_pairs_without_rejected_answers_are_refused(tiny_model: Path, tmp_path: Path) -> None:
