@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,10 +10,12 @@ from typing import Any
 
 from align import rows as select
 from align.mix import Picked, Source, distinct, schedule, turns_of
-from align.quotas import Quotas
+from align.quotas import Quotas, idle
 from medsmith.errors import UserError
 from medsmith.records import Instruction, read_parquet, write_jsonl
 from medsmith.run import Run
+
+LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,8 @@ def _pick(
     lengths = count_tokens(rows, tokenizer, pairs)
     by_id = {row.id: length for row, length in zip(rows, lengths, strict=True)}
     rows, long = select.short_enough(rows, lengths, max_tokens)
+    for warning in idle(quotas or {}, rows):
+        LOG.warning("%s", warning)
     rows, rest = select.best(rows, top_rows, seed, quotas)
     train, heldout = select.hold_out(select.in_order(rows, seed), heldout_share)
     picked = Picked(train, heldout, [*dropped, *long, *rest], by_id)

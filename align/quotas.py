@@ -7,7 +7,7 @@ taken best first, and one whose kind has its number is dropped with that as its 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from medsmith.errors import UserError
@@ -46,6 +46,20 @@ class Room:
         return None
 
 
+def idle(quotas: Mapping[Column, Mapping[str, int | float]], rows: Sequence[Instruction]) -> list[str]:
+    """Each quota of a value that no row has, with the values there are: often a misspelt one."""
+    told = []
+    for column, values in quotas.items():
+        there = sorted({str(getattr(row, column)) for row in rows})
+        names = ", ".join(there[:12]) + (", …" if len(there) > 12 else "")
+        told += [
+            f"quotas.{column}.{value}: no row has it; there are {names}"
+            for value in values
+            if value != OTHERS and value not in there
+        ]
+    return told
+
+
 def _limit(column: Column, value: str, limit: int | float, wanted: int | None) -> int:
     if isinstance(limit, int) and limit >= 0:
         return limit
@@ -53,6 +67,7 @@ def _limit(column: Column, value: str, limit: int | float, wanted: int | None) -
         raise UserError(f"quotas.{column}.{value}={limit} is neither a number of rows nor a share between 0 and 1")
     if wanted is None:
         raise UserError(
-            f"quotas.{column}.{value}={limit} is a share, and of how many rows is not said; set their number"
+            f"quotas.{column}.{value}={limit} is a share, and of how many rows is not said; set top_rows (in a mix: "
+            "rows), or a number here"
         )
     return round(limit * wanted)

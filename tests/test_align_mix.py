@@ -9,7 +9,7 @@ import pytest
 
 from align import mix, prepare, rows
 from align.mix import Picked, Source
-from align.quotas import Quotas
+from align.quotas import Quotas, idle
 from medsmith import run
 from medsmith.config import Config
 from medsmith.errors import UserError
@@ -131,10 +131,18 @@ def test_quotas_bound_every_kind_best_first() -> None:
     best_ner = [each.id for each in sorted(found, key=lambda each: -(each.quality or 0)) if each.task_type == "ner"]
     assert [each.id for each in kept if each.task_type == "ner"] == best_ner[:5]
     assert rows.best(found, 40, 0).rows == rows.best(found, 40, 0, {}).rows
-    with pytest.raises(UserError, match=r"quotas.difficulty_level.low=0.25 is a share"):
+    with pytest.raises(UserError, match=r"quotas.difficulty_level.low=0.25 is a share.*set top_rows"):
         rows.best(found, None, 0, quotas)
     with pytest.raises(UserError, match="neither a number of rows nor a share"):
         rows.best(found, 5, 0, {"task_type": {"ner": -2}})
+
+
+def test_a_quota_of_a_value_that_no_row_has_is_told() -> None:
+    """A misspelt level is named with those there are; `*` and a value that some row has are not."""
+    found = [row("x", n, "ner", ("low", "high")[n % 2]) for n in range(4)]
+    assert idle({"task_type": {"ner": 1, "*": 2}}, found) == []
+    told = idle({"difficulty_level": {"lo": 1, "high": 1}}, found)
+    assert told == ["quotas.difficulty_level.lo: no row has it; there are high, low"]
 
 
 class Toy(Config):
