@@ -70,7 +70,7 @@ def main(config: Config) -> Path:
     if run.require_finished(config.documents)["config"].get("access") == "credentialed":
         raise UserError(
             f"{config.documents} is under an agreement: a teacher would be sent its texts, and raw/ would keep them; "
-            "train on it with method=dapt"
+            "train on it with method=dapt (experts/recipes/pubmed.yml)"
         )
     with (
         run.start(config, "experts.prepare") as this,
