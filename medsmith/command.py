@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from medsmith import processes, resumption, run
-from medsmith.config import Config, load
+from medsmith.config import Config, identity, load
 from medsmith.display import count_words
 from medsmith.errors import UserError, nearest
 from medsmith.explain import field_lines
@@ -104,12 +104,23 @@ def _run(command: Command[C], description: str, arguments: Sequence[str] | None)
         logging.getLogger(command.name).info("up to date, nothing to do (--again makes it anew)")
         _answer(config.out)
     else:
+        _tell_replaced(command.name, config)
         made = command.main(config)
         record = run.read_record(made)
         if record is not None and record["counts"]:
             # Not on standard output, which is the folder alone for whoever reads it into a variable.
             logging.getLogger(command.name).info("finished: %s", count_words(record["counts"]))
         _answer(made)
+
+
+def _tell_replaced(name: str, config: Config) -> None:
+    """Say that a finished folder is made anew, and for which settings; what it held may have taken days."""
+    record = run.read_record(config.out)
+    if record is None or record["command"] != name or not processes.is_main():
+        return
+    told = resumption.differences(record["identity"]["settings"], identity(config))
+    why = "; ".join(told[: resumption.SHOWN]) or "its settings are the same"
+    logging.getLogger(name).warning("%s was finished and is made anew (%s)", config.out, why)
 
 
 def as_ctrl_c(number: int, frame: object) -> None:

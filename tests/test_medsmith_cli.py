@@ -116,6 +116,15 @@ def test_a_command_ends_with_its_counts(
     assert capsys.readouterr().out == "out/x\n"
 
 
+def test_a_finished_folder_is_not_replaced_in_silence(clone: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Another setting names itself before the folder is made anew; a first run and an up-to-date one say nothing."""
+    (clone / "r.yml").write_text("out: out/x\ntext: abc\n")
+    assert call("toy.make", "r.yml") == call("toy.make", "r.yml") == 0
+    assert "made anew" not in caplog.text
+    assert call("toy.make", "r.yml", "text=xyz") == 0
+    assert "out/x was finished and is made anew (text: abc → xyz)" in caplog.messages
+
+
 def test_a_single_command(clone: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A command by itself runs once, is left alone when it is up to date, and runs again on --again or a change."""
     (clone / "r.yml").write_text("out: out/x\ntext: abc\n")
