@@ -117,6 +117,7 @@ def _load_adapter(folder: Path) -> Any:
     name, revision = split_ref(found)
     base = AutoModelForCausalLM.from_pretrained(name, revision=revision, dtype=torch.float32)
     model: Any = PeftModel.from_pretrained(base, str(folder)).merge_and_unload()
+    model.requires_grad_(True)  # peft leaves the weights frozen, and no training could go on from them
     if (folder / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(folder)
     return model

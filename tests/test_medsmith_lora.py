@@ -59,6 +59,11 @@ def test_an_adapter_loads_as_the_model_that_a_merged_run_saves(tiny_model: Path,
     assert not (tmp_path / "whole" / "adapter_config.json").exists()
 
 
+def test_all_weights_of_an_adapted_model_can_be_trained_on(apart: Path) -> None:
+    """A training without `lora` that begins from an adapter finds no frozen weight."""
+    assert all(tensor.requires_grad for tensor in lora.load_to_train(apart, None).parameters())
+
+
 def test_an_adapter_is_small_and_names_its_base(tiny_model: Path, apart: Path) -> None:
     """The folder has no weights but the adapter's, the tokenizer with its template, and the ends of a turn."""
     from medsmith.models import base_of, load_model, load_tokenizer
