@@ -47,10 +47,11 @@ def note_layers(config: Any, adapter: Path) -> None:
 def require_same_layers(name: str, adapter: Path, base: Path) -> None:
     """Refuse an adapter of other layers: its third layer may be the base's fifth, and the shapes fit all the same.
 
-    An adapter without a note was trained on a model that was never pruned, or elsewhere; nothing is known of it.
+    An adapter without a note was trained on a model that was never pruned, or elsewhere; of it no more is known than
+    what the config.json beside it tells.
 
     Raises:
-        UserError: the adapter's note is not that of the base.
+        UserError: the adapter's note, or its number of layers, is not that of the base.
     """
     theirs, ours = kept_layers(adapter), kept_layers(base)
     if theirs is not None and theirs != ours:
@@ -59,6 +60,20 @@ def require_same_layers(name: str, adapter: Path, base: Path) -> None:
             f"'{name}' is an adapter of a model pruned to layers {_shown(theirs)}, and the base {what} ({base}); use "
             "it on the model that it was trained on"
         )
+    made_for, there = _depth(adapter), _depth(base)
+    if made_for is not None and there is not None and made_for != there:
+        raise UserError(
+            f"'{name}' is an adapter of a model of {made_for} layers, and the base has {there} ({base}); use it on the "
+            "model that it was trained on"
+        )
+
+
+def _depth(folder: Path) -> int | None:
+    """The number of layers that config.json tells; beside an adapter of ours lies that of its base."""
+    if not (folder / "config.json").is_file():
+        return None
+    depth: int | None = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("num_hidden_layers")
+    return depth
 
 
 def _shown(note: dict[str, Any]) -> str:

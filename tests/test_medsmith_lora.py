@@ -102,6 +102,24 @@ def test_an_adapter_of_another_base_is_another_model(tiny_model: Path, apart: Pa
     assert before[0] != after[0] and before[1] != after[1]
 
 
+def test_an_adapter_on_a_base_of_other_depth_is_refused(tiny_model: Path, apart: Path, tmp_path: Path) -> None:
+    """peft would pass over the layers that are not there, and train or answer with what is left."""
+    import shutil
+
+    from medsmith.models import load_model
+
+    shutil.copytree(tiny_model, tmp_path / "base")
+    shutil.copytree(apart, tmp_path / "adapter")
+    for file, changed in (
+        ("base/config.json", {"num_hidden_layers": 1}),
+        ("adapter/adapter_config.json", {"base_model_name_or_path": str(tmp_path / "base")}),
+    ):
+        path = tmp_path / file
+        path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+    with pytest.raises(UserError, match="adapter of a model of 2 layers, and the base has 1"):
+        load_model(tmp_path / "adapter")
+
+
 def test_the_seed_draws_an_adapter(tiny_model: Path, apart: Path, tmp_path: Path) -> None:
     """The same seed gives the same bytes, another seed others."""
     name = "adapter_model.safetensors"
