@@ -142,7 +142,7 @@ def _write_letters(task: Task, responses: Responses, samples: list[dict[str, Any
     _, encoded, _ = _fitted(engine, asked, engine.context - LETTER_TOKENS)
     rows = responses.write([engine.decode(ids) for ids in encoded], encoded, LETTER_TOKENS, bar)
     for sample, item, row, plain in zip(samples, lettered, rows, task.items, strict=True):
-        texts = dict(zip(item.options, plain.options if plain is not item else item.options, strict=True))
+        texts = dict(zip(item.options, plain.options, strict=True))
         letter = parse_letter(row["text"], item.options)
         chosen = item.options[plain.options.index(sample["answer"])]
         sample["written"] = row["text"]
