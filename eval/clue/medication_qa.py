@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from eval.benchmark import Item, Loaded
+from eval.benchmark import Loaded
 from eval.benchmarks import medication_qa as strict
 from eval.clue.protocol import prompted, shots_from_test
 from eval.clue.texts import rouge_of_all, whole
@@ -15,14 +15,9 @@ ACCESS, LICENCE, SOURCE = strict.ACCESS, strict.LICENCE, strict.SOURCE
 MAX_NEW_TOKENS = 512
 
 arrange = shots_from_test
-parse = whole
+parse, score = whole, rouge_of_all
 
 
 def load(path: Path, split: str = "test") -> Loaded:
     """The questions of the strict benchmark."""
     return prompted(strict.load(path, split), "medication_qa")
-
-
-def score(answer: str, item: Item) -> dict[str, float]:
-    """ROUGE."""
-    return rouge_of_all(answer, item.gold)

@@ -11,7 +11,7 @@ def whole(output: str, item: Item) -> str:
     return output
 
 
-def rouge_of_all(answer: str, gold: str) -> dict[str, float]:
+def rouge_of_all(answer: str, item: Item) -> dict[str, float]:
     """F1 of ROUGE-1, -2 and -L, where ROUGE-2 of a gold of one word is 0, not left out."""
-    found = rouge(answer, gold)
+    found = rouge(answer, item.gold)
     return {"rouge1": found["rouge1"], "rouge2_all": found.get("rouge2", 0.0), "rougeL": found["rougeL"]}
