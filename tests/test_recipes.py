@@ -202,7 +202,7 @@ def test_a_published_prompt_belongs_to_a_benchmark(name: str) -> None:
     """It is named like the benchmark that asks it, under the protocol clue."""
     from eval.benchmark import load_benchmark
 
-    assert read_yaml(ROOT / name)
+    assert {"wording", "system"} <= read_yaml(ROOT / name).keys()
     assert load_benchmark(Path(name).stem, "clue").VERSION >= 1
 
 
