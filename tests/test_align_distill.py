@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,8 @@ from medsmith import run
 from medsmith.config import load
 from medsmith.digests import file_digest
 from medsmith.errors import UserError
-from medsmith.records import Instruction, read_jsonl, read_parquet, write_parquet
+from medsmith.records import read_jsonl, read_parquet, write_parquet
+from tests.toy_training import Killed, instruction, stop_at
 
 TRAINER = {
     "max_steps": 4,
@@ -24,38 +24,10 @@ TRAINER = {
 }
 
 
-class Killed(Exception):
-    """What a kill looks like from inside."""
-
-
-def stop_at(step: int) -> Sequence[Any]:
-    from transformers import TrainerCallback
-
-    class Stop(TrainerCallback):
-        def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
-            if state.global_step == step:
-                raise Killed
-
-    return [Stop()]
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("curated")
-    rows = [
-        Instruction(
-            id=f"r{n}",
-            instruction=f"Answer the question {n}.",
-            input="The patient denies fever.",
-            output="No pleural effusion.",
-            task_type="qa",
-            input_data="note",
-            output_format="plain_text",
-            difficulty_level="low",
-            quality=3.0,
-        )
-        for n in range(16)
-    ]
+    rows = [instruction(n, quality=3.0) for n in range(16)]
     write_parquet(folder / "data" / "part-0.parquet", rows)
     return folder
 

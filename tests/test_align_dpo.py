@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from align import dpo
 from medsmith import run
 from medsmith.errors import UserError
 from medsmith.records import Instruction, write_parquet
+from tests.toy_training import Killed, instruction, stop_at
 
 TRAINER = {
     "max_steps": 24,
@@ -23,24 +23,16 @@ TRAINER = {
 }
 
 
-class Killed(Exception):
-    """What a kill looks like from inside."""
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Sixteen pairs, and one whose answers are the same; the error is always a lost negation."""
     folder = tmp_path_factory.mktemp("pairs")
     rows = [
-        Instruction(
-            id=f"r{n}",
+        instruction(
+            n,
             instruction=f"Answer the question {n // 2}.",
             input=f"The patient denies fever {n}.",
             output="No fever.",
-            task_type="qa",
-            input_data="note",
-            output_format="plain_text",
-            difficulty_level="low",
             rejected_output="No fever." if n == 16 else "Fever, chest pain.",
             error_type="factual inaccuracy",
         )
@@ -67,17 +59,6 @@ def settings(out: Path, model: Path, data: Path, **changes: Any) -> dpo.Config:
 def trained(tiny_model: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A training that was never disturbed."""
     return dpo.main(settings(tmp_path_factory.mktemp("dpo") / "run", tiny_model, data))
-
-
-def stop_at(step: int) -> Sequence[Any]:
-    from transformers import TrainerCallback
-
-    class Stop(TrainerCallback):
-        def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
-            if state.global_step == step:
-                raise Killed
-
-    return [Stop()]
 
 
 def test_margin_rises_on_held_out_pairs(tiny_model: Path, trained: Path) -> None:

@@ -18,25 +18,17 @@ from medsmith import run
 from medsmith.config import load
 from medsmith.errors import UserError
 from medsmith.records import Instruction, write_parquet
+from tests.toy_training import Killed, instruction, stop_at
 
 ONE, OTHER = "No pleural effusion.", "Patient denies fever."
 TRAINER = {"max_steps": 24, "per_device_train_batch_size": 8, "learning_rate": 3.0e-3, "save_strategy": "no"}
 
 
-class Killed(Exception):
-    """What a kill looks like from inside."""
-
-
 def pair(number: int, chosen: str = ONE, rejected: str = OTHER) -> Instruction:
-    return Instruction(
-        id=f"r{number}",
-        instruction=f"Answer the question {number}.",
+    return instruction(
+        number,
         input=f"Blood pressure {90 + number}?",
         output=chosen,
-        task_type="qa",
-        input_data="note",
-        output_format="plain_text",
-        difficulty_level="low",
         rejected_output=rejected,
         error_type="factual inaccuracy",
     )
@@ -146,15 +138,8 @@ def references(out: Path) -> dict[str, float]:
 
 def test_a_reference_is_computed_once(undecided: Path, pairs: Path, tmp_path: Path) -> None:
     """After a kill, and for another beta in the same folder, the file is read; it decides what is trained."""
-    from transformers import TrainerCallback
-
-    class Stop(TrainerCallback):
-        def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
-            if state.global_step == 3:
-                raise Killed
-
     with pytest.raises(Killed):
-        train(tmp_path / "run", undecided, pairs, [Stop()])
+        train(tmp_path / "run", undecided, pairs, stop_at(3))
     first = references(tmp_path / "run")
     assert len(first) == 1
     train(tmp_path / "run", undecided, pairs)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,8 @@ from align import sft
 from medsmith import run
 from medsmith.config import load
 from medsmith.errors import UserError
-from medsmith.records import Instruction, write_parquet
+from medsmith.records import write_parquet
+from tests.toy_training import Killed, instruction, stop_at
 
 RECIPES = Path(__file__).parents[1] / "align" / "recipes"
 TRAINER = {
@@ -28,25 +28,13 @@ TRAINER = {
 }
 
 
-class Killed(Exception):
-    """What a kill looks like from inside."""
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Sixteen rows of eight instructions, which a model of 30,000 weights can learn: the answer is always the same."""
     folder = tmp_path_factory.mktemp("curated")
     rows = [
-        Instruction(
-            id=f"r{n}",
-            instruction=f"Answer the question {n // 2}.",
-            input=f"The patient denies fever {n}.",
-            output="No pleural effusion.",
-            task_type="qa",
-            input_data="note",
-            output_format="plain_text",
-            difficulty_level="low",
-            quality=3.0,
+        instruction(
+            n, instruction=f"Answer the question {n // 2}.", input=f"The patient denies fever {n}.", quality=3.0
         )
         for n in range(16)
     ]
@@ -71,17 +59,6 @@ def settings(out: Path, model: Path, data: Path, **changes: Any) -> sft.Config:
 def trained(tiny_model: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A training that was never disturbed."""
     return sft.main(settings(tmp_path_factory.mktemp("sft") / "run", tiny_model, data))
-
-
-def stop_at(step: int) -> Sequence[Any]:
-    from transformers import TrainerCallback
-
-    class Stop(TrainerCallback):
-        def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
-            if state.global_step == step:
-                raise Killed
-
-    return [Stop()]
 
 
 def test_loss_falls_on_rows_seen_and_held_out(trained: Path) -> None:

@@ -13,6 +13,7 @@ from medsmith import run
 from medsmith.config import Config, load
 from medsmith.errors import UserError
 from medsmith.records import Instruction, read_json, write_parquet
+from tests.toy_training import Killed, instruction, stop_at
 
 TRAINER = {
     "max_steps": 6,
@@ -25,20 +26,13 @@ TRAINER = {
 }
 
 
-class Killed(Exception):
-    """What a kill looks like from inside."""
-
-
 def rows(source: str, count: int) -> list[Instruction]:
     return [
-        Instruction(
+        instruction(
+            f"{source} {n}",
             id=f"{source}{n}",
-            instruction=f"Answer the question {source} {n}.",
             input="The patient denies fever. " * (1 + n % 4),
             output=("No pleural effusion.", "ENTAILMENT", "Left lower lobe pneumonia, chest pain.")[n % 3],
-            task_type="qa",
-            input_data="note",
-            output_format="plain_text",
             difficulty_level=("low", "high")[n % 2],
             quality=3.0,
         )
@@ -202,20 +196,13 @@ def test_checkpointing_costs_no_accuracy(tiny_model: Path, data: Path, plain: Pa
 
 def test_an_adapter_is_trained_killed_and_evaluated(tiny_model: Path, data: Path, tmp_path: Path) -> None:
     """Killed at step 3 it ends with the same adapter; the evaluator runs it; all else may be switched on with it."""
-    from transformers import TrainerCallback
-
     from eval.engines.transformers import LocalModel
-
-    class Stop(TrainerCallback):
-        def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
-            if state.global_step == 3:
-                raise Killed
 
     block = {"r": 4, "alpha": 8, "dropout": 0.1}
     options = {"packing": True, "neftune_noise_alpha": 5, "gradient_checkpointing": True}
     facts = train(tmp_path / "whole", tiny_model, data, lora=block, trainer=options)
     with pytest.raises(Killed):
-        train(tmp_path / "killed", tiny_model, data, [Stop()], lora=block, trainer=options)
+        train(tmp_path / "killed", tiny_model, data, stop_at(3), lora=block, trainer=options)
     train(tmp_path / "killed", tiny_model, data, lora=block, trainer=options)
     first, second = (run.require_finished(tmp_path / name) for name in ("whole", "killed"))
     assert first["digest"] == second["digest"]

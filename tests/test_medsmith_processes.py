@@ -15,7 +15,8 @@ import pytest
 
 from medsmith import processes, run
 from medsmith.config import Config
-from medsmith.records import Document, Instruction, write_json, write_jsonl, write_parquet
+from medsmith.records import Document, write_json, write_jsonl, write_parquet
+from tests.toy_training import instruction
 
 ROOT = Path(__file__).parents[1]
 EXACT = {"learning_rate": 1.0e-3, "lr_scheduler_type": "constant", "logging_steps": 1, "bf16": False}
@@ -85,23 +86,16 @@ def logged(folder: Path) -> list[dict[str, Any]]:
 def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Thirty-two rows of unlike lengths, so that a mean of the processes' means would not be the mean of the tokens."""
     folder = tmp_path_factory.mktemp("rows")
-    write_parquet(
-        folder / "data" / "part-0.parquet",
-        [
-            Instruction(
-                id=f"r{n}",
-                instruction=f"Answer the question {n}.",
-                input="The patient denies fever. " * (1 + n % 5),
-                output="No pleural effusion. " * (1 + n % 3),
-                task_type="qa",
-                input_data="note",
-                output_format="plain_text",
-                difficulty_level="low",
-                quality=3.0,
-            )
-            for n in range(32)
-        ],
-    )
+    made = [
+        instruction(
+            n,
+            input="The patient denies fever. " * (1 + n % 5),
+            output="No pleural effusion. " * (1 + n % 3),
+            quality=3.0,
+        )
+        for n in range(32)
+    ]
+    write_parquet(folder / "data" / "part-0.parquet", made)
     return folder
 
 

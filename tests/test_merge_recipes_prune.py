@@ -14,9 +14,10 @@ from medsmith import run
 from medsmith.config import load
 from medsmith.errors import UserError
 from medsmith.layers import kept_layers, note_layers, require_same_layers
-from medsmith.records import Instruction, read_json, write_jsonl, write_parquet
+from medsmith.records import read_json, write_jsonl, write_parquet
 from merge_recipes import build, cost, prune
 from merge_recipes.passthrough import layers_of, recipe_for
+from tests.toy_training import instruction
 
 IDENTITY = (2, 4)
 TEXTS = [
@@ -343,20 +344,7 @@ def tuned(pruned: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("tuned")
     model = shutil.copytree(pruned, folder / "base")
-    rows = [
-        Instruction(
-            id=f"r{n}",
-            instruction=f"Answer the question {n}.",
-            input="The patient denies fever.",
-            output="No pleural effusion.",
-            task_type="qa",
-            input_data="note",
-            output_format="plain_text",
-            difficulty_level="low",
-            quality=3.0,
-        )
-        for n in range(8)
-    ]
+    rows = [instruction(n, quality=3.0) for n in range(8)]
     write_parquet(folder / "rows" / "data" / "part-0.parquet", rows)
     values = {"out": folder / "run", "model": model, "data": folder / "rows", "heldout_share": 0, "threads": 1}
     trainer = {"max_steps": 3, "per_device_train_batch_size": 4, "learning_rate": 1.0e-2}
