@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -99,3 +100,13 @@ def test_a_conversation_of_the_clinic_has_its_speakers_right(clinic: Path) -> No
     loaded = load_benchmark("aci_bench").load(clinic / "aci_bench", "test")
     assert (loaded.notes["swapped"], loaded.notes["opened_by_patient"]) == ([], [])
     assert all("PHYSICAL EXAM\n\nMeasured: Temperature is" in item.gold for item in loaded.items)
+
+
+def test_a_section_of_the_clinic_states_what_was_said_in_its_conversation(clinic: Path) -> None:
+    """Headers take turns, and of each section the figures are those of its own conversation."""
+    items = load_benchmark("mts_dialog").load(clinic / "mts_dialog", "test").items
+    asked = [item.messages[-1]["content"].partition("\nCONVERSATION:\n") for item in items]
+    assert len({header for header, _, _ in asked}) == 7
+    for item, (_, _, talked) in zip(items, asked, strict=True):
+        assert set(re.findall(r"\d+(?:\.\d+)?", item.gold)) == set(re.findall(r"\d+(?:\.\d+)?", talked))
+        assert len(talked.splitlines()) == 2 * len(item.gold.splitlines())

@@ -26,7 +26,7 @@ MAX_NEW_TOKENS = 12
 
 FILES = {"test": "MEDEC*TestSet*.csv", "shots": "MEDEC*TrainingSet*.csv"}
 PUBLISHED = {
-    "MEDEC*TestSet*.csv": Published(925),
+    "MEDEC*TestSet*.csv": Published(925, "f35e2c3c1e4d98ca900394c4fcff14c2a84752e48ddc83698401da6a360c707e"),
     "MEDEC*TrainingSet*.csv": Published(2189),
     "MEDEC*ValidationSet*.csv": Published(574, "7571aec311e2fb88d9084082af2323aa579d102e1d5e1a06faf930fe4fd3977d"),
 }

@@ -59,6 +59,12 @@ ACI_ASKED = {
     "substance": "let me ask about habits",
 }  # fmt: skip
 """What the doctor says before the patient states something; where there is nothing, it is the doctor who states it."""
+MTS_FILES = {"train": "TrainingSet", "dev": "ValidationSet", "test": "TestSet-1-MEDIQA-Chat-2023"}
+MTS_SECTIONS = {
+    "GENHX": ("presentation", "symptom", "denial"), "FAM/SOCHX": ("work", "living", "substance"),
+    "MEDICATIONS": ("medication",), "ALLERGY": ("allergy",), "EXAM": ("vital",), "LABS": ("lab",),
+    "PLAN": ("treatment", "follow_up"),
+}  # fmt: skip
 
 
 class Asked(NamedTuple):
@@ -187,6 +193,25 @@ def aci_rows(patients: Sequence[Patient], seed: str) -> list[dict[str, str]]:
     return rows
 
 
+def mts_rows(patients: Sequence[Patient], seed: str) -> list[dict[str, str]]:
+    """MTS-Dialog: the part of a visit that one section is about, and that section; the headers take turns."""
+    talk = load_taxonomy().documents["doctor_patient_conversation"]
+    rows = []
+    for place, patient in enumerate(patients):
+        rng = random.Random(f"mts_dialog {seed} {patient.id}")
+        said = write_note(talk, WHOLE, patient, rng)
+        there = [header for header, kinds in MTS_SECTIONS.items() if said.of(*kinds)]
+        header = there[place % len(there)]
+        kinds = MTS_SECTIONS[header]
+        turns = [pair for pair in zip(said.statements, said.text.splitlines(), strict=True) if pair[0].kind in kinds]
+        talked = "\n".join(_turns(statement, turn, rng) for statement, turn in turns)
+        for mark, name in (("[doctor]", "Doctor:"), ("[patient]", "Patient:")):
+            talked = talked.replace(mark, name)
+        text = _lines(said.of(*kinds))
+        rows.append({"ID": str(place), "section_header": header, "section_text": text, "dialogue": talked})
+    return rows
+
+
 def _turns(statement: Statement, turn: str, rng: random.Random) -> str:
     """One thing of a visit, in two turns."""
     if turn.startswith("[patient]"):
@@ -199,11 +224,12 @@ def write_twins(folder: Path, patients: Mapping[str, Sequence[Patient]], seed: i
     counts: dict[str, int] = {}
     splits: dict[str, Callable[[Sequence[Patient], str], list[dict[str, Any]]]] = {
         "aci_bench/{aci}.csv": aci_rows,
+        "mts_dialog/MTS-Dialog-{mts}.csv": mts_rows,
         "sdoh/{split}.jsonl": social_rows,
     }
     for split, drawn in patients.items():
         for name, rows_of in splits.items():
-            path = name.format(split=split, aci=ACI_FILES[split])
+            path = name.format(split=split, aci=ACI_FILES[split], mts=MTS_FILES[split])
             put(counts, folder, path, rows_of(drawn, f"{seed} {split}"))
     test, tag = patients["test"], f"{seed} test"
     put(counts, folder, "medisumqa/medisumqa.json", medisumqa_rows(test, tag))
