@@ -33,7 +33,7 @@ from medsmith.command import run_command
 from medsmith.config import ModelRef, execution
 from medsmith.errors import UserError
 from medsmith.journal import Journal
-from medsmith.machine import seldom_collected
+from medsmith.machine import keep_freed_memory, seldom_collected
 from medsmith.progress import Bar
 from medsmith.records import content_id, write_json, write_jsonl
 from medsmith.run import find_record
@@ -119,6 +119,7 @@ def open_engine(config: Config, folder: Path) -> Iterator[Engine]:
         from medsmith.models import set_threads
 
         set_threads(config.threads)
+        keep_freed_memory()
         yield LocalModel(config.model, config.dtype, config.device)
 
 

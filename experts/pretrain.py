@@ -21,6 +21,7 @@ from medsmith.command import run_command
 from medsmith.config import Block, execution
 from medsmith.config import Config as BaseConfig
 from medsmith.errors import UserError
+from medsmith.machine import keep_freed_memory
 from medsmith.progress import Bar
 from medsmith.records import read_documents, read_jsonl
 
@@ -74,6 +75,7 @@ def main(config: Config) -> Path:
     with run.start(config, "experts.pretrain") as this:
         note_maker(this)
         this.facts["threads"] = set_threads(config.threads)
+        keep_freed_memory()
         texts = [d.text for path in config.documents for d in read_documents(path)]
         chats = [row["messages"] for row in read_jsonl(config.lessons)]
         if not texts or not chats:

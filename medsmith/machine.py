@@ -38,6 +38,25 @@ def seldom_collected() -> Iterator[None]:
         gc.set_threshold(*before)
 
 
+def keep_freed_memory() -> None:
+    """Let this process keep the memory that it frees, for its next step (glibc; elsewhere nothing happens).
+
+    Every step of a training takes and frees the same gigabytes. By default each large block is a mapping of its own,
+    which the kernel clears page by page: of a step of 135 million parameters (4 x 256 tokens, one thread) that was two
+    of five seconds. The peak stays what it was.
+    """
+    if sys.platform != "linux":
+        return
+    import ctypes
+
+    with contextlib.suppress(AttributeError):  # another C library has no mallopt
+        mallopt = ctypes.CDLL(None).mallopt
+        trim_threshold, top_pad, mmap_max = -1, -2, -4  # M_TRIM_THRESHOLD, M_TOP_PAD and M_MMAP_MAX of malloc.h
+        mallopt(mmap_max, 0)
+        mallopt(trim_threshold, 2**31 - 1)
+        mallopt(top_pad, 2**26)
+
+
 def cores() -> int:
     """The cores that this process may use: affinity and container quota, not what the box holds."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

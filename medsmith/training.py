@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 from medsmith import processes, resumption
 from medsmith.dev_slice import DevSlice, check_whole, dev_watcher, keep_best
 from medsmith.errors import UserError
+from medsmith.machine import keep_freed_memory
 from medsmith.run import Run
 from medsmith.training_log import METRICS, Metrics, watcher
 from medsmith.training_log import log_row as log_row
@@ -62,6 +63,7 @@ def trainer_arguments(
     _check(cls, block)
     check_trackers(block, folder)
     set_threads(threads)
+    keep_freed_memory()
     # One display: ours. Theirs write to a log file as well as to a terminal.
     datasets.disable_progress_bars()
     transformers.utils.logging.disable_progress_bar()
