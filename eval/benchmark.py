@@ -23,6 +23,8 @@ and, where it needs them,
     compose(items, engine) -> items  items whose prompts are filled up to a number of the model's tokens
     answers(item) -> [text]          every answer that the item may have, where they can be counted (for eval.baselines)
     PUBLISHED = {name: Published()}  files as published, to tell whether the given one is
+    FILES = {"test": …, "shots": …}  patterns of the published files: the tested one, and that of the training part
+    ID_COLUMN = "File"               of a file that is a table with a row an item: the column of items' ids (eval.split)
 
 Answer, score and metric are three things: an unreadable output is counted apart and scores 0 on every metric.
 `eval/clue` holds a module of the same name and kind where the published protocol does otherwise (see there).

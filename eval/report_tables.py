@@ -227,7 +227,9 @@ def _correct(rows: Sequence[dict[str, Any]]) -> dict[str, int]:
 
 def _benchmark(name: str, models: Sequence[Model], in_average: bool) -> dict[str, Any]:
     result = next(model.result["benchmarks"][name] for model in models if name in model.result["benchmarks"])
-    known = {key: result.get(key) for key in ("version", "metric", "access", "licence", "simulated", "published")}
+    known = {
+        key: result.get(key) for key in ("version", "metric", "access", "licence", "simulated", "published", "part")
+    }
     asked = {
         "beyond_the_limit": result.get("left_out", {}).get(BEYOND, 0),
         "shots": result.get("settings", {}).get("shots", 0),

@@ -12,6 +12,7 @@ import numpy as np
 from eval import statistics
 from eval.benchmark import COMPOSITE
 from eval.metrics import find_metric, table_of
+from eval.parts import find_part
 from eval.statistics import Table
 from medsmith.errors import UserError
 from medsmith.records import Document, content_id, read_documents, read_json
@@ -115,6 +116,7 @@ def _benchmark(task: Task, rows: list[dict[str, Any]], seed: int) -> dict[str, A
         # A file that a run of ours made came under other terms than the published set of that format.
         "licence": "; ".join(sorted(set(made.values()))) if made else benchmark.LICENCE,
         "published": record is None,
+        "part": part.describe() if (part := find_part(task.path)) else "",
         "simulated": simulated,
         "settings": task.settings.model_dump(),
         "max_new_tokens": task.max_new_tokens,

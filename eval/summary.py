@@ -59,6 +59,8 @@ def data_of(entry: dict[str, Any], as_published: bool | None) -> str:
     """Where the items are from; a file in a published format is called published only where its digest says so."""
     if entry["simulated"]:
         return "simulated"
+    if part := entry.get("part"):  # absent in an evaluation of an older version
+        return f"{entry['access']} file, {part}"
     if not entry["published"]:
         return "made"
     state = {True: "as published", False: "not as published"}.get(as_published, "not checked")  # type: ignore[arg-type]

@@ -16,6 +16,7 @@ from eval.benchmark import COMPOSITE, Item, Repaired, ask, limited, load_benchma
 from eval.metrics import find_metric
 from eval.results import headline, item_score
 from eval.suite import FOLDER, load_suite
+from eval.tables import find_file, read_rows
 from medsmith.errors import UserError
 from medsmith.records import write_jsonl
 
@@ -183,6 +184,19 @@ def test_published_format(name: str, tmp_path: Path) -> None:
         assert score_of(name, item, output) == pytest.approx(score)
         assert sample_of(name, benchmark, item, "", item.gold)["reading"] == "valid"
         assert score_of(name, item, item.gold) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if hasattr(load_benchmark(name), "ID_COLUMN")])
+def test_the_column_of_ids_is_that_of_the_file(name: str, tmp_path: Path) -> None:
+    """Where a benchmark names the column, its items' ids stand in it, each once: eval.split relies on it."""
+    CASES[name][0](tmp_path)
+    benchmark: Any = load_benchmark(name)
+    found = benchmark.load(tmp_path, "test")
+    rows = read_rows(find_file(tmp_path, benchmark.FILES["test"], ""), (benchmark.ID_COLUMN,))
+    named = [str(row[benchmark.ID_COLUMN]) for row in rows]
+
+    assert [item.id for item in found.items] == [one for one in named if one in {item.id for item in found.items}]
+    assert len(rows) == len(found.items) + found.dropped.total()
 
 
 @pytest.mark.parametrize("name", CASES)

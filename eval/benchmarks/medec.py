@@ -24,6 +24,7 @@ LICENCE = "CC BY 4.0"
 SOURCE = "github.com/abachaa/MEDEC"
 MAX_NEW_TOKENS = 12
 
+ID_COLUMN = "Text ID"
 FILES = {"test": "MEDEC*TestSet*.csv", "shots": "MEDEC*TrainingSet*.csv"}
 PUBLISHED = {
     "MEDEC*TestSet*.csv": Published(925, "f35e2c3c1e4d98ca900394c4fcff14c2a84752e48ddc83698401da6a360c707e"),

@@ -25,6 +25,7 @@ LICENCE = "PhysioNet Credentialed Health Data License 1.5.0"
 SOURCE = "a file made from physionet.org/content/mimic-iv-note by CLUE's generate_code_dataset.py"
 MAX_NEW_TOKENS = 512
 
+ID_COLUMN = "hadm_id"
 FILES = {"test": "*.json*"}
 SYSTEM = (
     "List the ICD-10-CM codes of all diagnoses in the discharge letter, primary and secondary, separated by commas. "

@@ -23,6 +23,7 @@ SOURCE = "physionet.org/content/mednli/1.0.0"
 MAX_NEW_TOKENS = 20
 
 LABELS = ("ENTAILMENT", "NEUTRAL", "CONTRADICTION")
+ID_COLUMN = "pairID"
 FILES = {"test": "mli_test_v1.jsonl", "shots": "mli_train_v1.jsonl"}
 PUBLISHED = {
     "mli_test_v1.jsonl": Published(1422),

@@ -19,6 +19,7 @@ LICENCE = "CC BY 4.0"
 SOURCE = "github.com/abachaa/MeQSum"
 MAX_NEW_TOKENS = 512
 
+ID_COLUMN = "File"
 FILES = {"test": "MeQSum*.xlsx"}
 PUBLISHED = {
     "MeQSum*.xlsx": Published(1000, "abedd939d5014306ca576522416bf69103e85dc8fcf1668a4099e8b84a39eeea"),

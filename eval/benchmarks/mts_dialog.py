@@ -26,6 +26,7 @@ LICENCE = "CC BY 4.0"
 SOURCE = "github.com/abachaa/MTS-Dialog"
 MAX_NEW_TOKENS = 512
 
+ID_COLUMN = "ID"
 FILES = {"test": "MTS-Dialog-TestSet-1*.csv", "shots": "MTS-Dialog-TrainingSet.csv"}
 PUBLISHED = {
     "MTS-Dialog-TrainingSet.csv": Published(1201, "65a28681dd59fc159681ea026e44610f2af7bc64a0e7f892d763eb03d9f503dc"),

@@ -23,6 +23,7 @@ LICENCE = "PhysioNet Credentialed Health Data License 1.5.0"
 SOURCE = "physionet.org/content/bionlp-workshop-2023-task-1a"
 MAX_NEW_TOKENS = 512
 
+ID_COLUMN = "File ID"
 FILES = {"test": "test.csv", "shots": "train.csv"}
 PUBLISHED = {"test.csv": Published(237), "train.csv": Published(768)}
 SYSTEM = "List the patient's problems, separated by semicolons."

@@ -22,6 +22,7 @@ LICENCE = "as the file given: not a published set"
 SOURCE = "a file of your own, or made by eval.make_rrs_qa"
 MAX_NEW_TOKENS = 128
 
+ID_COLUMN = "id"
 FILES = {"test": "test.jsonl", "shots": "dev.jsonl"}
 SYSTEM = "Answer the question briefly from the radiology findings."
 

@@ -1,57 +1,14 @@
-"""Write rows in the file formats that benchmarks are published in: equal rows give equal bytes."""
+"""Write rows in the file formats that benchmarks are published in, and count them."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-import re
-import zipfile
-from collections.abc import Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from medsmith.records import write_jsonl
+from medsmith.table_files import write_table
 
 
 def put(counts: dict[str, int], folder: Path, name: str, rows: Any) -> None:
-    """Write rows to folder/name in the format of its ending (.jsonl, .json, .csv, .xlsx), and note their number.
-
-    JSON may hold any value; the others a list of rows with the same columns.
-    """
-    path = folder / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    {".jsonl": write_jsonl, ".json": _write_json, ".csv": _write_csv, ".xlsx": _write_xlsx}[path.suffix](path, rows)
+    """Write rows to folder/name in the format of its ending (.jsonl, .json, .csv, .xlsx), and note their number."""
+    write_table(folder / name, rows)
     counts[name] = len(rows)
-
-
-def _write_json(path: Path, rows: Any) -> None:
-    path.write_text(json.dumps(rows, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-
-
-def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def _write_xlsx(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """openpyxl stamps the time of writing into the file; a fixed one keeps equal data equal byte for byte."""
-    from openpyxl import Workbook
-
-    book = Workbook()
-    book.properties.created = book.properties.modified = datetime(2025, 1, 1)  # noqa: DTZ001 - the format has no zone
-    sheet = book.active
-    sheet.append(list(rows[0]))
-    for row in rows:
-        sheet.append(list(row.values()))
-    written = io.BytesIO()
-    book.save(written)
-    with zipfile.ZipFile(written) as source, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as target:
-        for item in sorted(source.namelist()):
-            data = source.read(item)
-            if item == "docProps/core.xml":  # openpyxl overwrites `modified` when it saves
-                data = re.sub(rb"(<dcterms:modified[^>]*>)[^<]*", rb"\g<1>2025-01-01T00:00:00Z", data)
-            target.writestr(zipfile.ZipInfo(item, (2025, 1, 1, 0, 0, 0)), data, zipfile.ZIP_DEFLATED)
