@@ -75,14 +75,14 @@ def prepare(
         dropped = dropped + Counter({"beyond the limit": len(items) - len(taken)})
     shots = benchmark.load(path, "shots").items if settings.shots and arrange is None else []
     if lettered:
-        taken, shots = [list(map(_with_letters, rows)) for rows in (taken, shots)]
+        taken, shots = [list(map(with_letters, rows)) for rows in (taken, shots)]
     if shots:
         try:
             taken = with_shots(taken, shots, settings.shots)
         except UserError as error:
             raise UserError(f"{name}: {error}") from None
     if written:
-        taken = list(map(_told, taken))
+        taken = list(map(told, taken))
     longest = settings.max_new_tokens or (LETTER_TOKENS if written else benchmark.MAX_NEW_TOKENS)
     room = min(longest, context // 2)
     return Task(name, benchmark, settings, path, taken, dropped, room, notes)
@@ -137,7 +137,7 @@ def ask(task: Task, responses: Responses, folder: Path, bar: Bar, withheld: bool
 def _write_letters(task: Task, responses: Responses, samples: list[dict[str, Any]], bar: Bar) -> None:
     """Let the model write the letter too: what it chooses by likelihood and what it says are two abilities."""
     engine = responses.engine
-    lettered = [_told(item if _is_lettered(item) else _with_letters(item)) for item in task.items]
+    lettered = [told(item if _is_lettered(item) else with_letters(item)) for item in task.items]
     asked = replace(task, items=lettered, max_new_tokens=LETTER_TOKENS)
     _, encoded, _ = _fitted(engine, asked, engine.context - LETTER_TOKENS)
     rows = responses.write([engine.decode(ids) for ids in encoded], encoded, LETTER_TOKENS, bar)
@@ -154,7 +154,7 @@ def _write_letters(task: Task, responses: Responses, samples: list[dict[str, Any
         }
 
 
-def _told(item: Item) -> Item:
+def told(item: Item) -> Item:
     """The item with the request for a letter: of one that is to be written, not chosen, this must be said."""
     last = item.messages[-1]
     return replace(item, messages=[*item.messages[:-1], {**last, "content": f"{last['content']}\n{LETTER}"}])
@@ -224,7 +224,7 @@ def _best(item: Item, row: dict[str, Any]) -> str:
     return item.options[OptionScores(**row).best()]
 
 
-def _with_letters(item: Item) -> Item:
+def with_letters(item: Item) -> Item:
     """The item with its options as lettered lines, to be answered by a letter."""
     lines = [f"{letter}. {option}" for letter, option in zip(LETTERS, item.options, strict=False)]
     turn = {"role": "user", "content": "\n".join([item.messages[-1]["content"], *lines])}

@@ -13,7 +13,7 @@ def write(folder: Path) -> None:
         (
             "MTS-Dialog-TestSet-1-MEDIQA-Chat-2023.csv",
             [
-                ("0", "GENHX", "He has a cough.", "Doctor: What is it? \nPatient: A cough."),
+                ("0", "GENHX", "He has a cough.", "Doctor: What is it? \r\nPatient: A cough."),
                 ("1", "ALLERGY", "None.", "Doctor: Allergies? \nPatient: None."),
                 ("2", "fam/sochx", "No known allergies.", "Doctor: Allergies? \nPatient: None."),
                 ("3", "PLAN", " ", "Doctor: Rest. \nPatient: Okay."),
@@ -28,7 +28,7 @@ def write(folder: Path) -> None:
 
 CASE = (
     write,
-    "SECTION: HISTORY OF PRESENT ILLNESS\nCONVERSATION:\nDoctor: What is it? \nPatient: A cough.",
+    "SECTION: HISTORY OF PRESENT ILLNESS\nCONVERSATION:\nDoctor: What is it?\nPatient: A cough.",
     ["He has a cough.", "None.", "No known allergies."],
     2,
     {"no dialogue or section text": 1},

@@ -68,7 +68,10 @@ def load(path: Path, split: str = "test") -> Loaded:
     items = []
     for row in rows:
         name, header = str(row["ID"]).strip(), str(row["section_header"]).strip().upper()
-        dialogue, text = str(row["dialogue"]).strip(), str(row["section_text"]).strip()
+        # Some published lines end with a space or a carriage return.
+        dialogue, text = (
+            "\n".join(map(str.strip, row[key].strip().splitlines())) for key in ("dialogue", "section_text")
+        )
         if not dialogue or not text:
             dropped["no dialogue or section text"] += 1
             continue
