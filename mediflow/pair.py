@@ -4,14 +4,13 @@
 
 A flaw of a drawn type is written by a teacher (`raw/calls.jsonl` keeps what was paid for) or made by a rule (`flaws`).
 Every pair that was planned is in `data/`, in `dropped.parquet` with its reason, or in `failed.jsonl` with what came
-back. Length is balanced, so that a model cannot learn to prefer the longer answer.
+back. Lengths and short answers are balanced: a model can learn neither to prefer the longer answer nor which answers
+are rejected (`answers.jsonl` counts each).
 """
 
 from __future__ import annotations
 
-import json
 import random
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
@@ -22,15 +21,15 @@ from pydantic import Field, model_validator
 
 from mediflow.curate import Column, Dropped, write_dropped
 from mediflow.curation.card import write_pair_card
-from mediflow.curation.filters import REFUSAL
-from mediflow.generation.parse import strip_fence
 from mediflow.pairing.flaws import RULES, apply_rule, load_error_types
 from mediflow.pairing.lengths import Balance, balance_lengths, summarise_lengths
 from mediflow.pairing.plan import Slot, plan_folder
 from mediflow.pairing.proof import CLAIMS_ERROR, Proof, prove
+from mediflow.pairing.reading import find_flaw, fold, read_answer
 from mediflow.prompt import render
 from mediflow.teacher import MODEL as SIMULATED
 from medsmith import run
+from medsmith.answer_balance import Balanced, balance_answers, count_answers, largest_difference
 from medsmith.command import run_command
 from medsmith.config import Config as BaseConfig
 from medsmith.config import execution
@@ -140,12 +139,16 @@ def main(config: Config) -> Path:
             usage = Summary.of(paired.calls.values())
             usage.refuse_silence(config.allow_failed)
         pairs, repeated = _distinct(paired.pairs)
-        kept, unbalanced = balance_lengths(pairs, config.balance)
+        answers = balance_answers(pairs, config.seed, swap=True) if config.balance.answers else Balanced(pairs)
+        uneven = [Dropped(pair, "answer_balance", detail) for pair, detail in answers.dropped]
+        kept, unbalanced = balance_lengths(answers.kept, config.balance, answers.even)
         if not kept:
             raise UserError(f"none of {len(slots)} planned pairs is left; look into raw/ or loosen balance")
-        dropped = repeated + unbalanced
+        dropped = repeated + uneven + unbalanced
         assert len(slots) == len(kept) + len(dropped) + len(paired.failed), "a pair vanished"
-        _write(this.folder, kept, dropped, paired)
+        proofs = _prove_kept(kept, paired, {_row_key(slot.row): truth.get(slot.row.id) for slot in slots})
+        counts = count_answers(kept)
+        _write(this.folder, kept, dropped, paired, proofs)
         this.facts["simulated"] = bool(this.facts["simulated"]) or SIMULATED in usage.models
         this.facts |= {
             "teacher": config.teacher.model if config.teacher else "rules",
@@ -154,12 +157,16 @@ def main(config: Config) -> Path:
             "without_flaw": len(paired.failed),
             "usage": usage.facts(),
             "length_ratio": {"before": summarise_lengths(paired.pairs), "after": summarise_lengths(kept)},
-            "proof": _count_proofs(kept, paired.proofs),
+            "answers": {
+                "swapped": answers.swapped,
+                "difference": {"before": largest_difference(count_answers(pairs)), "after": largest_difference(counts)},
+            },
+            "proof": _count_proofs(kept, proofs),
             "reasons": dict(
                 sorted(Counter([*(d.reason for d in dropped), *(f.reason for f in paired.failed)]).items())
             ),
         }
-        write_pair_card(this.folder / "README.md", config, kept, this.facts)
+        write_pair_card(this.folder / "README.md", config, kept, this.facts, counts)
         return this.finish(
             **{"in": len(slots), "kept": len(kept), "dropped": len(dropped), "failed": len(paired.failed)}
         )
@@ -292,29 +299,6 @@ def read_flaw(row: Instruction, error_type: str, text: str | None, config: Confi
     return Failure(row, error_type, reason, answer)
 
 
-def read_answer(call: dict[str, Any]) -> str | None:
-    """The flawed answer of a call, without a code fence around it; None where no answer came."""
-    return strip_fence(call["texts"][0]) if call["texts"] else None
-
-
-def find_flaw(row: Instruction, text: str | None) -> tuple[str, str | None]:
-    """The answer, and why it cannot stand as the rejected one, or None."""
-    if text is None or not text.strip():
-        return "", "empty"
-    if _plain(text) == _plain(row.output):
-        return text, "equal_to_chosen"
-    if row.output_format == "json" and (good := _keys(row.output)) is not None:
-        # Broken syntax or other keys would be learned in place of the flaw.
-        keys = _keys(text)
-        if keys is None:
-            return text, "not_json"
-        if keys != good:
-            return text, "other_keys"
-    if REFUSAL.search(text[:200]) and not REFUSAL.search(row.output[:200]):
-        return text, "refusal"
-    return text, None
-
-
 def _read_slot(
     slot: Slot, number: int, config: Config, calls: Mapping[str, dict[str, Any]], truth: Truth
 ) -> Flawed | Failure:
@@ -336,7 +320,22 @@ def _read_slot(
     return failure
 
 
-def _write(folder: Path, kept: list[Instruction], dropped: list[Dropped], paired: Paired) -> None:
+def _prove_kept(
+    kept: Sequence[Instruction], paired: Paired, about: Mapping[str, dict[str, Any] | None]
+) -> dict[str, Proof]:
+    """The proof of each pair; anew where another row's answer was swapped in."""
+    return {
+        pair.id: paired.proofs.get(pair.id) or prove(pair, pair.rejected_output, about[_row_key(pair)]) for pair in kept
+    }
+
+
+def _row_key(row: Instruction) -> str:
+    return content_id(row.instruction, row.input, row.output)
+
+
+def _write(
+    folder: Path, kept: list[Instruction], dropped: list[Dropped], paired: Paired, proofs: Mapping[str, Proof]
+) -> None:
     write_parquet(folder / "data" / "train-00000-of-00001.parquet", kept)
     write_dropped(folder / "dropped.parquet", dropped)
     write_jsonl(
@@ -346,8 +345,15 @@ def _write(folder: Path, kept: list[Instruction], dropped: list[Dropped], paired
             for one in paired.failed
         ),
     )
-    proofs = ((pair.id, paired.proofs[pair.id]) for pair in kept)
-    write_jsonl(folder / "proofs.jsonl", ({"id": key, **proof._asdict()} for key, proof in proofs))
+    write_jsonl(
+        folder / "answers.jsonl",
+        (
+            {"task_type": task, "field": field, "answer": answer, "chosen": chosen, "rejected": rejected}
+            for (task, field), answers in count_answers(kept).items()
+            for answer, (chosen, rejected) in answers.items()
+        ),
+    )
+    write_jsonl(folder / "proofs.jsonl", ({"id": pair.id, **proofs[pair.id]._asdict()} for pair in kept))
 
 
 def _count_proofs(kept: Sequence[Instruction], proofs: Mapping[str, Proof]) -> dict[str, dict[str, int]]:
@@ -363,25 +369,11 @@ def _distinct(pairs: Sequence[Instruction]) -> tuple[list[Instruction], list[Dro
     first: dict[str, Instruction] = {}
     repeated = []
     for pair in pairs:
-        key = content_id(pair.instruction, pair.input, pair.output, _plain(pair.rejected_output))
+        key = content_id(_row_key(pair), fold(pair.rejected_output))
         kept = first.setdefault(key, pair)
         if kept is not pair:
             repeated.append(Dropped(pair, "repeated_pair", of=kept.id, similarity=1.0))
     return list(first.values()), repeated
-
-
-def _plain(text: str) -> str:
-    """Without spacing, case and Unicode variants; punctuation stays, for 1.5 is not 15."""
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
-
-
-def _keys(text: str) -> set[str] | None:
-    """The top-level keys of a JSON text, none for a list or a value; None where it is no JSON."""
-    try:
-        value = json.loads(text)
-    except ValueError:
-        return None
-    return set(value) if isinstance(value, dict) else set()
 
 
 if __name__ == "__main__":

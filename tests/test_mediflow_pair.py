@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import random
 from collections import Counter
 from dataclasses import replace
@@ -16,10 +15,10 @@ from pydantic import ValidationError
 
 from mediflow.clinic.patients import draw_patients
 from mediflow.clinic.reply import reply
-from mediflow.pair import Config, find_flaw, main, make_pairs
+from mediflow.pair import Config, main, make_pairs
 from mediflow.pairing.flaws import RULES, apply_rule, load_error_types
-from mediflow.pairing.lengths import Balance, balance_lengths, log_ratio, summarise_lengths
 from mediflow.pairing.plan import plan_pairs
+from mediflow.pairing.reading import find_flaw
 from mediflow.prompt import read_request
 from medsmith import run
 from medsmith.config import Config as BaseConfig
@@ -212,39 +211,6 @@ def test_rules_take_their_share_and_the_teacher_the_rest(tmp_path: Path) -> None
     assert [(one.row.id, one.reason) for one in result.failed] == [("0002", "no_rule_applies")]
 
 
-def with_lengths(*ratios: float) -> list[Instruction]:
-    return [
-        row_of(number, output="x" * 100, rejected_output="y" * round(100 * ratio), error_type=f"type{number % 2}")
-        for number, ratio in enumerate(ratios)
-    ]
-
-
-def test_extremes_go_and_the_mean_log_ratio_comes_near_zero() -> None:
-    """Nine times longer goes as extreme; then the longest go until the rest are even; order stays."""
-    pairs = with_lengths(1.0, 9.0, 1.0, 3.0, 0.5, 2.0, 1.5, 1.0, 1.0)
-    kept, dropped = balance_lengths(pairs, Balance(max_ratio=4.0, tolerance=0.03, max_dropped=0.5))
-    assert [(one.row.id, one.reason) for one in dropped] == [("0001", "length_extreme"), ("0003", "length_balance"),
-                                                             ("0006", "length_balance")]  # fmt: skip
-    assert [pair.id for pair in kept] == ["0000", "0002", "0004", "0005", "0007", "0008"]
-    assert summarise_lengths(kept)["mean_log"] == 0.0
-    before = summarise_lengths(pairs)
-    assert before["mean_log"] == pytest.approx(sum(log_ratio(pair) for pair in pairs) / 9, abs=1e-6)
-    assert before["by_error_type"]["type1"]["geometric_mean"] == pytest.approx((9 * 3 * 2) ** 0.25, abs=1e-5)
-
-
-def test_balancing_never_overshoots_nor_costs_more_than_allowed() -> None:
-    """Even sets lose nothing, short answers are trimmed too, and the limit on drops is kept."""
-    even = with_lengths(1.0, 2.0, 0.5)
-    assert balance_lengths(even, Balance()) == (even, [])
-    kept, _ = balance_lengths(with_lengths(*[0.5] * 5, *[1.0] * 5), Balance(max_dropped=1.0, tolerance=0.1))
-    assert summarise_lengths(kept) | {"by_error_type": {}} == {
-        "pairs": 5, "mean_log": 0.0, "geometric_mean": 1.0, "by_error_type": {},
-    }  # fmt: skip
-    kept, dropped = balance_lengths(with_lengths(*[2.0] * 20), Balance(max_dropped=0.25))
-    assert (len(kept), len(dropped)) == (15, 5)
-    assert summarise_lengths(kept)["mean_log"] == pytest.approx(math.log(2), abs=1e-6)
-
-
 class SimulatedChat:
     """The simulated teacher without a server."""
 
@@ -313,7 +279,7 @@ def test_the_command_accounts_for_every_pair_byte_for_byte(tmp_path: Path) -> No
     """By rules alone: in = kept + dropped + failed over the files, and a second run gives the same bytes."""
     rows = [row_of(number) for number in range(0, 40, 2)] + [row_of(41, output="glaucoma")]
     folder = curated(tmp_path / "curate", rows)
-    settings = {"curated": folder, "rules": 1.0, "ranks": [(1.0, 3)]}
+    settings = {"curated": folder, "rules": 1.0, "ranks": [(1.0, 3)], "balance": {"max_dropped": 0.6}}
     one, two = (main(Config(out=tmp_path / name, **settings)) for name in ("one", "two"))
     record = json.loads((one / "run.json").read_text())
     kept = read_parquet(one / "data")
@@ -328,9 +294,12 @@ def test_the_command_accounts_for_every_pair_byte_for_byte(tmp_path: Path) -> No
     proofs = {row["id"]: row["kind"] for row in read_jsonl(one / "proofs.jsonl")}
     assert list(proofs) == [pair.id for pair in kept]
     assert {proofs[pair.id] for pair in kept if pair.error_type == "rule_omission"} <= {"leaves_out"}
+    counts = list(read_jsonl(one / "answers.jsonl"))
+    assert all(abs(row["chosen"] - row["rejected"]) <= 1 for row in counts)
+    assert record["facts"]["answers"]["difference"]["after"] <= 1
     assert Counter(proofs.values()) == sum(map(Counter, record["facts"]["proof"].values()), Counter())
     assert len({(pair.input, pair.rejected_output) for pair in kept}) == len(kept)
-    for name in ("data/train-00000-of-00001.parquet", "dropped.parquet", "failed.jsonl", "README.md"):
+    for name in ("data/train-00000-of-00001.parquet", "dropped.parquet", "failed.jsonl", "answers.jsonl", "README.md"):
         assert (one / name).read_bytes() == (two / name).read_bytes(), name
     card = (one / "README.md").read_text()
     assert f"{len(kept)} preference pairs" in card and "**Simulated.**" in card and "- dpo" in card

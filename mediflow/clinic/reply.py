@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mediflow.checking.verify import verify
-from mediflow.clinic.answers import LABELS
+from mediflow.clinic.flaws import induce_error
 from mediflow.clinic.generating import generate
 from mediflow.clinic.knowledge import load_knowledge
 from mediflow.clinic.quizzes import write_questions
@@ -56,103 +56,6 @@ def _judge(request: dict[str, Any], rng: random.Random) -> str:
         score = min(4, max(1, level[criterion] - (rng.random() < 0.3)))
         scores[criterion] = {"rationale": f"Simulated judgement of {criterion} by rule.", "score": int(score)}
     return json.dumps(scores)
-
-
-def _induce_error(request: dict[str, Any], rng: random.Random) -> str:
-    output, kind = request["output"], request["error_type"].lower().replace("-", " ").replace("_", " ")
-    try:
-        value = json.loads(output)
-    except json.JSONDecodeError:
-        return _flaw(output, kind, rng)
-    if not isinstance(value, dict | list):
-        return _flaw(output, kind, rng)
-    return json.dumps(_flaw_within(value, kind, rng), ensure_ascii=False)
-
-
-def _flaw_within(value: Any, kind: str, rng: random.Random) -> Any:
-    """The same JSON with one leaf made wrong: its keys and types stay, as a careful flaw would leave them."""
-    if isinstance(value, dict) and value:
-        key = rng.choice(sorted(value))
-        return value | {key: _flaw_within(value[key], kind, rng)}
-    if isinstance(value, list):
-        if len(value) > 1 and any(word in kind for word in ("brevity", "partial", "unbalanced")):
-            return value[:-1]
-        if not value:
-            return ["fever"]
-        at = rng.randrange(len(value))
-        return [*value[:at], _flaw_within(value[at], kind, rng), *value[at + 1 :]]
-    if isinstance(value, int):
-        return value + rng.randint(1, 3)
-    if value in LABELS:
-        return rng.choice([label for label in LABELS if label != value])
-    return _flaw(str(value), kind, rng)
-
-
-def _flaw(output: str, kind: str, rng: random.Random) -> str:
-    for name, change in CHANGES.items():
-        if name in kind:
-            changed = change(output, rng)
-            if changed.strip() and changed.strip() != output.strip():
-                return changed
-    return _wrong_fact(output, rng)
-
-
-def _wrong_fact(text: str, rng: random.Random) -> str:
-    """Another drug, disease, side, figure or label than the right one; the first that the text holds."""
-    for d in load_knowledge():
-        others = [x for x in load_knowledge() if x.name != d.name]
-        for drug in d.drugs:
-            if drug.name in text:
-                return text.replace(drug.name, rng.choice(others).drugs[0].name, 1)
-        if d.name in text:
-            return text.replace(d.name, rng.choice(others).name, 1)
-        if d.specialty == text.strip():
-            return rng.choice(sorted({x.specialty for x in others} - {d.specialty}))
-        for symptom in d.symptoms:
-            if symptom in text:
-                return text.replace(symptom, rng.choice(others).symptoms[0], 1)
-    for group in (("left", "right"), ("small", "moderate", "large"), ("ENTAILMENT", "NEUTRAL", "CONTRADICTION"),
-                  ("yes", "no"), ("high", "low", "normal"), ("daily", "at bedtime")):  # fmt: skip
-        for word in group:
-            if re.search(rf"\b{word}\b", text):
-                return re.sub(rf"\b{word}\b", rng.choice([w for w in group if w != word]), text, count=1)
-    if re.search(r"\d", text):
-        return re.sub(r"\d+", lambda m: str(int(m[0]) + rng.randint(1, 5)), text, count=1)
-    return f"not {text}"
-
-
-def _swap_letters(text: str, rng: random.Random) -> str:
-    words = list(re.finditer(r"[A-Za-z]{5,}", text))
-    if not words:
-        return text
-    word = rng.choice(words)
-    at = word.start() + 1 + rng.randrange(len(word[0]) - 3)
-    return text[:at] + text[at + 1] + text[at] + text[at + 2 :]
-
-
-def _verbose(text: str, rng: random.Random) -> str:
-    return f"Based on the information that was given above, the answer is as follows: {text}"
-
-
-def _shorter(text: str, rng: random.Random) -> str:
-    words = text.split()
-    return " ".join(words[: max(1, len(words) * 2 // 3)]) if len(words) > 1 else text
-
-
-def _vague(text: str, rng: random.Random) -> str:
-    return f"Possibly {text}, or something else."
-
-
-CHANGES: dict[str, Callable[[str, random.Random], str]] = {
-    "verbosity": _verbose,
-    "brevity": _shorter,
-    "partial": _shorter,
-    "unbalanced": _shorter,
-    "ambiguity": _vague,
-    "stylistic": lambda text, rng: text.upper() if text != text.upper() else text.lower(),
-    "spelling": _swap_letters,
-    "grammatical": lambda text, rng: f"The answer are {text}",
-}
 
 
 def _pit(request: dict[str, Any], rng: random.Random) -> str:
@@ -208,7 +111,7 @@ def _questions(text: str) -> list[tuple[str, str]]:
 KINDS: dict[str, Callable[[dict[str, Any], random.Random], str]] = {
     "generate": generate,
     "judge": _judge,
-    "induce_error": _induce_error,
+    "induce_error": induce_error,
     "pit": _pit,
     "question": write_questions,
     "choose": choose,

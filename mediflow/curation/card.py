@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, Protocol
 
 import yaml
@@ -123,7 +124,15 @@ def _seen_by(facts: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def write_pair_card(path: Path, config: CardSettings, kept: Sequence[Instruction], facts: Mapping[str, Any]) -> None:
+ANSWERS_SHOWN = 6
+"""Answers of a task and field on a card, the most frequent; answers.jsonl has all."""
+AnswerCounts = Mapping[tuple[str, str], Mapping[str, tuple[int, int]]]
+"""By task type and field, how often each short answer is (chosen, rejected)."""
+
+
+def write_pair_card(
+    path: Path, config: CardSettings, kept: Sequence[Instruction], facts: Mapping[str, Any], answers: AnswerCounts
+) -> None:
     """The card of a preference set."""
     ratio = facts["length_ratio"]
     before, after = ratio["before"], ratio["after"]
@@ -137,13 +146,22 @@ def write_pair_card(path: Path, config: CardSettings, kept: Sequence[Instruction
         "not used." + _without_flaw(facts),
         "## Length\n\nRejected over chosen length, geometric mean: "
         f"{before['geometric_mean']:.3f} before balancing, **{after['geometric_mean']:.3f}** after "
-        f"(of {before['pairs']:,} pairs, {after['pairs']:,} are kept), so that length is no shortcut.",
+        f"(of {before['pairs']:,} pairs, {after['pairs']:,} are kept), so that length is no shortcut. The rejected "
+        f"answer is longer in {before['longer']:,} and shorter in {before['shorter']:,} pairs before, in "
+        f"**{after['longer']:,}** and **{after['shorter']:,}** after.",
+        "## Short answers\n\n" + _answers(answers, facts["answers"]),
         "## Error types\n\nShown to be worse: the rejected answer contradicts the patient's known facts, is another "
         "answer where only one is right, or leaves a part out. Of the others it is only known that they differ.\n\n"
         + _table(
-            ("error type", "pairs", "shown to be worse", "length ratio"),
+            ("error type", "pairs", "shown to be worse", "length ratio", "longer / shorter"),
             [
-                [name, one["pairs"], _shown(facts["proof"].get(name, {})), f"{one['geometric_mean']:.3f}"]
+                [
+                    name,
+                    one["pairs"],
+                    _shown(facts["proof"].get(name, {})),
+                    f"{one['geometric_mean']:.3f}",
+                    f"{one['longer']} / {one['shorter']}",
+                ]
                 for name, one in after["by_error_type"].items()
             ],
         ),
@@ -152,6 +170,26 @@ def write_pair_card(path: Path, config: CardSettings, kept: Sequence[Instruction
         "## Limits\n\n" + LIMITS,
     ]
     _write(path, config, len(kept), facts, ["preference", "dpo"], parts)
+
+
+def _answers(counts: AnswerCounts, facts: Mapping[str, Any]) -> str:
+    """Chosen and rejected counts of the most frequent answers, a row each task and field."""
+    rows = []
+    for (task, field), answers in counts.items():
+        shown = [f"{shorten(answer, 40)} {good}:{bad}" for answer, (good, bad) in list(answers.items())[:ANSWERS_SHOWN]]
+        more = [f"{len(answers) - ANSWERS_SHOWN} more"] if len(answers) > ANSWERS_SHOWN else []
+        pairs = sum(good for good, _ in answers.values())
+        cell = "; ".join([*shown, *more]).replace("|", "\\|").replace("\n", " ")
+        rows.append([f"{task}: {field}" if field else task, pairs, cell])
+    if not rows:
+        return "No pair has a short answer.\n"
+    difference = facts["difference"]
+    return (
+        "How often an answer is chosen and rejected (`chosen:rejected`); where the two differ, a model learns which "
+        f"answers are rejected in place of why. They differ by up to {difference['before']:,} before balancing, "
+        f"by up to **{difference['after']:,}** after; {facts['swapped']:,} pairs were given the right answer of "
+        "another row to reject (`other_answer`).\n\n" + _table(("task", "pairs", "most frequent answers"), rows)
+    )
 
 
 def _without_flaw(facts: Mapping[str, Any]) -> str:

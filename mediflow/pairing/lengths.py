@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 from pydantic import Field
@@ -15,15 +16,25 @@ from medsmith.records import Instruction
 
 
 class Balance(Block):
-    """How far lengths may differ, in one pair and on the whole."""
+    """How far the two sides may differ, in one pair and on the whole."""
 
+    answers: bool = Field(
+        True,
+        description="each short answer of a task is rejected as often as it is chosen, within one: right answers of "
+        "other rows are swapped in, pairs too many dropped",
+    )
     max_ratio: float = Field(4.0, gt=1, description="pairs with one answer so many times longer are dropped")
-    tolerance: float = Field(0.02, ge=0, description="how far the mean log ratio may lie from 0 afterwards")
+    tolerance: float = Field(
+        0.02,
+        ge=0,
+        description="how far the mean log ratio may lie from 0 afterwards, and as a share of all pairs, how many more "
+        "may be longer than shorter",
+    )
     max_dropped: float = Field(
         0.25,
         ge=0,
         le=1,
-        description="the largest share of pairs that balancing may drop; there it stops short",
+        description="the largest share of pairs that balancing lengths may drop; there it stops short",
     )
 
 
@@ -32,31 +43,21 @@ def log_ratio(pair: Instruction) -> float:
     return math.log(len(pair.rejected_output) / len(pair.output))
 
 
-def balance_lengths(pairs: Sequence[Instruction], settings: Balance) -> tuple[list[Instruction], list[Dropped]]:
-    """Drop extremes, then pairs of the heavier side, the most uneven first, until the mean log ratio is near 0.
+def balance_lengths(
+    pairs: Sequence[Instruction], settings: Balance, even: Set[str] = frozenset()
+) -> tuple[list[Instruction], list[Dropped]]:
+    """Drop extremes, then as many of the side that has too many or weighs too much until both are even.
 
-    Order is kept. The mean may stay off where that would cost more than `max_dropped`.
+    Even means: rejected answers are longer about as often as shorter, and the mean log ratio is near 0. Pairs in
+    `even` (by id), whose answers are balanced one by one, stay. Order is kept. Both may stay off where evening would
+    cost more than `max_dropped`.
     """
-    ratios = [log_ratio(pair) for pair in pairs]
+    ratios = {number: log_ratio(pair) for number, pair in enumerate(pairs) if pair.id not in even}
     limit = math.log(settings.max_ratio)
-    reasons = {number: "length_extreme" for number, ratio in enumerate(ratios) if abs(ratio) > limit}
-    left = [number for number in range(len(pairs)) if number not in reasons]
-    total = sum(ratios[number] for number in left)
-    heavier = 1.0 if total > 0 else -1.0
-    uneven = sorted(
-        (number for number in left if ratios[number] * heavier > 0), key=lambda n: (-abs(ratios[n]), pairs[n].id)
-    )
-    count = len(left)
-    budget = int(settings.max_dropped * len(left))
-    for number in uneven[:budget]:
-        if abs(total) <= settings.tolerance * count or total * heavier <= 0:
-            break
-        # A drop that would tip the balance over is passed by for a smaller one.
-        if abs(ratios[number]) > abs(total) + 1e-9:
-            continue
+    reasons = {number: "length_extreme" for number, ratio in ratios.items() if abs(ratio) > limit}
+    left = {number: ratio for number, ratio in ratios.items() if number not in reasons}
+    for number in _to_even(left, settings, [pair.id for pair in pairs]):
         reasons[number] = "length_balance"
-        total -= ratios[number]
-        count -= 1
     kept = [pair for number, pair in enumerate(pairs) if number not in reasons]
     dropped = [
         Dropped(pairs[number], reason, f"rejected/chosen {math.exp(ratios[number]):.3f}")
@@ -65,8 +66,43 @@ def balance_lengths(pairs: Sequence[Instruction], settings: Balance) -> tuple[li
     return kept, dropped
 
 
+def _to_even(ratios: Mapping[int, float], settings: Balance, ids: Sequence[str]) -> list[int]:
+    """The pairs to drop: first of the side with more pairs, then one of each side at a time."""
+    longer = sorted((n for n in ratios if ratios[n] > 0), key=lambda n: (abs(ratios[n]), ids[n]))
+    shorter = sorted((n for n in ratios if ratios[n] < 0), key=lambda n: (abs(ratios[n]), ids[n]))
+    total = math.fsum(ratios.values())
+    budget = int(settings.max_dropped * len(ratios))
+    gone: list[int] = []
+
+    def drop(side: list[int], place: int) -> None:
+        nonlocal total
+        number = side.pop(place)
+        gone.append(number)
+        total -= ratios[number]
+
+    while len(gone) < budget:
+        count = len(ratios) - len(gone)
+        more = longer if len(longer) > len(shorter) else shorter
+        if abs(len(longer) - len(shorter)) > max(1.0, settings.tolerance * count):
+            # Its farthest where the mean leans its way, else its nearest: the mean is to gain by it.
+            drop(more, -1 if (total > 0) == (more is longer) else 0)
+            continue
+        if abs(total) <= settings.tolerance * count or len(gone) + 2 > budget:
+            break
+        heavy, light = (longer, shorter) if total > 0 else (shorter, longer)
+        # The most uneven pair that does not tip the balance over, with the most even one of the other side.
+        least = abs(ratios[light[0]]) if light else 0.0
+        place = bisect_right(heavy, abs(total) + least + 1e-9, key=lambda n: abs(ratios[n])) - 1
+        if place < 0 or abs(ratios[heavy[place]]) <= least:
+            break
+        drop(heavy, place)
+        if light:
+            drop(light, 0)
+    return gone
+
+
 def summarise_lengths(pairs: Sequence[Instruction]) -> dict[str, Any]:
-    """Pairs, mean log ratio and geometric mean, of all and by error type."""
+    """Pairs, mean log ratio, geometric mean, and how many are longer and shorter, of all and by error type."""
     by_type: dict[str, list[float]] = defaultdict(list)
     for pair in pairs:
         by_type[pair.error_type].append(log_ratio(pair))
@@ -77,4 +113,5 @@ def summarise_lengths(pairs: Sequence[Instruction]) -> dict[str, Any]:
 def _summary(ratios: Sequence[float]) -> dict[str, Any]:
     # fsum: the same figures whatever the order of the pairs.
     mean = math.fsum(ratios) / len(ratios) if ratios else 0.0
-    return {"pairs": len(ratios), "mean_log": round(mean, 6), "geometric_mean": round(math.exp(mean), 6)}
+    sides = {"longer": sum(ratio > 0 for ratio in ratios), "shorter": sum(ratio < 0 for ratio in ratios)}
+    return {"pairs": len(ratios), "mean_log": round(mean, 6), "geometric_mean": round(math.exp(mean), 6), **sides}
