@@ -3,15 +3,17 @@
     medsmith eval.compare out/eval/base out/eval/sft
 
 Writes compare.md and compare.json (by benchmark the paired difference with its interval, p, verdict, and the smallest
-difference that could have been found) and changed.jsonl (every item whose score changed, right → wrong first).
-Verdicts on headlines follow Holm's correction over the benchmarks; those on secondary metrics, of which there are many
-and which decide nothing, Benjamini and Hochberg's. Texts of credentialed sets stay out unless keep_text=true.
+difference that could have been found; by corpus the same of nats a token) and changed.jsonl (every item whose score
+changed, right → wrong first). What only one of the two was asked is named and compared with nothing.
+Verdicts follow Holm's correction over all headlines and corpora together; those on secondary metrics, of which there
+are many and which decide nothing, Benjamini and Hochberg's. Texts of credentialed sets stay out unless keep_text=true.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -19,6 +21,7 @@ from pydantic import Field, model_validator
 
 import medsmith.config
 from eval import statistics
+from eval.compare_documents import describe, document_tables, documents_of
 from eval.compare_page import render
 from eval.metrics import find_metric, table_of
 from eval.results import read_result
@@ -40,14 +43,16 @@ ALIKE = ("version", "metric", "slice_mean", "settings")
 
 
 class Config(medsmith.config.Config):
-    """Two finished evaluations of one suite."""
+    """Two finished evaluations, which share benchmarks or corpora."""
 
     positional: ClassVar = ("before", "after")
 
     out: Path = execution(Path("out/compare"), "the folder that is written; unset: out/compare/BEFORE-AFTER")
     before: Path = Field(description="a folder of eval.run")
-    after: Path = Field(description="a folder of eval.run on the same suite, data and limit")
-    correction: Literal["holm", "benjamini_hochberg"] = Field("holm", description="over the benchmarks' headlines")
+    after: Path = Field(description="a folder of eval.run on the same data and limits")
+    correction: Literal["holm", "benjamini_hochberg"] = Field(
+        "holm", description="over the benchmarks' headlines and the corpora"
+    )
     keep_text: bool = Field(
         False, description="write texts of credentialed benchmarks, where the evaluations hold them"
     )
@@ -68,17 +73,25 @@ def main(config: Config) -> Path:
     """Write the comparison into config.out."""
     with run.start(config, "eval.compare") as this:
         results = [read_result(folder) for folder in (config.before, config.after)]
-        check_alike(*results)
-        before, after = samples_of(config.before), samples_of(config.after)
-        entries = results[0]["benchmarks"]
+        shared = shared_parts(*results)
+        check_alike(results[0], results[1], shared["benchmarks"])
+        entries = {name: results[0]["benchmarks"][name] for name in shared["benchmarks"]}
+        before, after = (
+            {name: rows for name, rows in samples_of(folder).items() if name in entries}
+            for folder in (config.before, config.after)
+        )
         for name in entries:
             check_items(name, before.get(name, {}), after.get(name, {}))
+        read = [documents_of(folder) for folder in (config.before, config.after)]
+        corpora = {name: document_tables(name, *(one[name] for one in read)) for name in shared["corpora"]}
         found = {
             "before": results[0]["model"],
             "after": results[1]["model"],
             "protocol": results[0]["protocol"],
             "simulated": any(entry.get("simulated") for entry in entries.values()),
-            **compare(entries, before, after, config.correction, config.seed),
+            "only_before": shared["only_before"],
+            "only_after": shared["only_after"],
+            **compare(entries, before, after, corpora, config.correction, config.seed),
         }
         shown = {
             name: config.keep_text or entry["access"] == "open" or bool(entry["simulated"])
@@ -90,20 +103,40 @@ def main(config: Config) -> Path:
         write_jsonl(this.folder / "changed.jsonl", changed)
         (this.folder / "compare.md").write_text(page, encoding="utf-8")
         log.info("\n%s", page.partition("\n## ")[0])
-        return this.finish(items=sum(map(len, before.values())), changed=len(changed))
+        documents = sum(len(pair[0].ids) for pair in corpora.values())
+        return this.finish(items=sum(map(len, before.values())), changed=len(changed), documents=documents)
 
 
-def check_alike(before: dict[str, Any], after: dict[str, Any]) -> None:
-    """UserError where the two were not asked and scored alike."""
+def shared_parts(before: dict[str, Any], after: dict[str, Any]) -> dict[str, list[str]]:
+    """The benchmarks and the corpora that both were asked, and what only one of them was.
+
+    Raises:
+        UserError: they share nothing, or read documents in windows of different lengths.
+    """
+    pairs = {
+        "benchmarks": (before["benchmarks"], after["benchmarks"]),
+        "corpora": (before.get("perplexity") or {}, after.get("perplexity") or {}),
+    }
+    found = {kind: [name for name in ours if name in theirs] for kind, (ours, theirs) in pairs.items()}
+    for side, (mine, other) in {"only_before": (0, 1), "only_after": (1, 0)}.items():
+        found[side] = [name for pair in pairs.values() for name in pair[mine] if name not in pair[other]]
+    if not found["benchmarks"] and not found["corpora"]:
+        raise UserError(
+            f"the two share no benchmark and no corpus (one has {', '.join(found['only_before']) or 'none'}, the other "
+            f"{', '.join(found['only_after']) or 'none'}); evaluate both on one suite"
+        )
+    windows = [result.get("window") for result in (before, after)]
+    if found["corpora"] and windows[0] != windows[1]:
+        raise UserError(f"documents were read in windows of {windows[0]} and of {windows[1]} tokens; set one window")
+    return found
+
+
+def check_alike(before: dict[str, Any], after: dict[str, Any], names: Sequence[str]) -> None:
+    """UserError where the two were not asked and scored alike on the benchmarks of these names."""
     if before["protocol"] != after["protocol"]:
         raise UserError(f"protocols {before['protocol']} and {after['protocol']} differ; evaluate both under one")
     ours, theirs = before["benchmarks"], after["benchmarks"]
-    if ours.keys() != theirs.keys():
-        only = ", ".join(sorted(ours.keys() ^ theirs.keys()))
-        raise UserError(f"only one of the two was asked {only}; evaluate both on one suite")
-    if not ours:
-        raise UserError("the two hold no benchmark, only perplexities; compare those with eval.report")
-    for name in ours:
+    for name in names:
         for key in ALIKE:
             if key not in ours[name] or key not in theirs[name]:
                 raise UserError(f"{name}: an evaluation of an older version does not say its {key}; evaluate again")
@@ -137,29 +170,40 @@ def samples_of(folder: Path) -> Samples:
 
 
 def compare(
-    entries: dict[str, dict[str, Any]], before: Samples, after: Samples, correction: str, seed: int
+    entries: dict[str, dict[str, Any]],
+    before: Samples,
+    after: Samples,
+    corpora: dict[str, tuple[Table, Table, str]],
+    correction: str,
+    seed: int,
 ) -> dict[str, Any]:
-    """Every benchmark's headline and secondary metrics, corrected, and the average over the benchmarks."""
+    """Every headline and corpus, corrected together; secondary metrics; and the average over the benchmarks."""
     pairs = {
         name: _tables(before[name], after[name], entry["metric"], entry["slice_mean"])
         for name, entry in entries.items()
     }
     headlines = {name: statistics.difference(*pair, seed=seed) for name, pair in pairs.items()}
-    verdicts = _judged(headlines, {name: entry["metric"] for name, entry in entries.items()}, correction)
+    read = {name: statistics.difference(pair[0], pair[1], seed=seed) for name, pair in corpora.items()}
+    # One family: whoever looks at benchmarks and perplexities looks at all of them for a difference.
+    family = {("benchmark", name): one for name, one in headlines.items()} | {
+        ("corpus", name): one for name, one in read.items()
+    }
+    losses = {("benchmark", name): find_metric(entry["metric"]).loss for name, entry in entries.items()}
+    verdicts = _judged(family, losses | {("corpus", name): True for name in read}, correction)
     others = {
         (name, metric): pair
         for name, entry in entries.items()
         for metric, pair in _secondary(before[name], after[name], entry["metric"]).items()
     }
     seconds = {key: statistics.difference(*pair, seed=seed) for key, pair in others.items()}
-    judged = _judged(seconds, {key: key[1] for key in seconds}, "benjamini_hochberg")
+    judged = _judged(seconds, {key: find_metric(key[1]).loss for key in seconds}, "benjamini_hochberg")
     benchmarks = {}
     for name, entry in entries.items():
         second = {key[1]: _shown(others[key], seconds[key], judged[key]) for key in others if key[0] == name}
         benchmarks[name] = {
             "metric": entry["metric"],
             "definition": find_metric(entry["metric"]).definition,
-            **_shown(pairs[name], headlines[name], verdicts[name]),
+            **_shown(pairs[name], headlines[name], verdicts["benchmark", name]),
             **counts_of(before[name], after[name]),
             "secondary": second,
         }
@@ -167,7 +211,8 @@ def compare(
         "correction": correction,
         "secondary_correction": "benjamini_hochberg",
         "benchmarks": benchmarks,
-        "average": _average(list(pairs.values()), seed),
+        "average": _average(list(pairs.values()), seed) if pairs else None,
+        "perplexity": {name: describe(pair, read[name]) | verdicts["corpus", name] for name, pair in corpora.items()},
     }
 
 
@@ -235,7 +280,7 @@ def _secondary(
     return {name: pair for name, pair in pairs.items() if pair[0].ids}
 
 
-def _judged(found: dict[Any, Difference], metrics: dict[Any, str], correction: str) -> dict[Any, dict[str, Any]]:
+def _judged(found: dict[Any, Difference], losses: dict[Any, bool], correction: str) -> dict[Any, dict[str, Any]]:
     """Corrected p and verdict of a family of differences.
 
     What has too few groups for any test is not tested, and no part of the family.
@@ -245,7 +290,7 @@ def _judged(found: dict[Any, Difference], metrics: dict[Any, str], correction: s
     return {
         key: {
             "p_corrected": corrected.get(key),
-            "verdict": verdict(one, corrected.get(key), find_metric(metrics[key]).loss),
+            "verdict": verdict(one, corrected.get(key), losses[key]),
         }
         for key, one in found.items()
     }

@@ -22,8 +22,12 @@ def render(found: dict[str, Any], changed: Sequence[dict[str, Any]]) -> str:
     if found["simulated"]:
         parts += ["**Simulated data**: at least one benchmark is written by a simulation.", ""]
     parts += [f"Protocol `{found['protocol']}`. Percent and points; differences are paired, after minus before.", ""]
-    parts += [*_score_lines(found), "", overall_line(found["average"]), ""]
-    parts += [*_notes(found["benchmarks"], correction), ""]
+    parts += _only_lines(found)
+    if found["benchmarks"]:
+        parts += [*_score_lines(found), "", overall_line(found["average"]), ""]
+    if found["perplexity"]:
+        parts += [*_document_lines(found["perplexity"]), ""]
+    parts += [*_notes(found, correction), ""]
     if any(entry["secondary"] for entry in found["benchmarks"].values()):
         second = CORRECTIONS[found["secondary_correction"]]
         parts += [f"## Secondary metrics (p corrected after {second})", "", *_secondary_lines(found["benchmarks"]), ""]
@@ -106,17 +110,58 @@ def _secondary_lines(benchmarks: dict[str, Any]) -> list[str]:
     return _lines(COLUMNS[:10], rows)
 
 
-def _notes(benchmarks: dict[str, Any], correction: str) -> list[str]:
+def _only_lines(found: dict[str, Any]) -> list[str]:
+    """What only one of the two was asked: it is in no number below."""
+    said = [
+        f"Only {found[side]} was asked {', '.join(found[f'only_{side}'])}."
+        for side in ("before", "after")
+        if found[f"only_{side}"]
+    ]
+    return [f"{' '.join(said)} Below, and in the average, is what both were asked.", ""] if said else []
+
+
+def _document_lines(corpora: dict[str, Any]) -> list[str]:
+    """Perplexities, and the difference in nats: below zero is a gain."""
+    rows = []
+    for name, one in corpora.items():
+        off = "no interval" if one["low"] is None else f"{one['low']:+.3f} to {one['high']:+.3f}"
+        rows.append(
+            [
+                name,
+                str(one["n"]),
+                f"{one['before']:.2f}",
+                f"{one['after']:.2f}",
+                f"{one['value']:+.3f} ({off}) a {one['unit']}",
+                _p(one["p"]),
+                _p(one["p_corrected"]),
+                one["verdict"],
+                "–" if one["detectable"] is None else f"{one['detectable']:.3f}",
+            ]
+        )
+    header = ("corpus", "documents", "perplexity before", "after", "nats (95 %)", *COLUMNS[6:10])
+    return _lines(header, rows)
+
+
+def _notes(found: dict[str, Any], correction: str) -> list[str]:
+    family = len(found["benchmarks"]) + len(found["perplexity"])
     lines = [
-        "- A **real** gain or loss has an interval off zero and a p below 0.05 after correction over the benchmarks "
-        f"({correction}); a **weak** one only the interval; the rest is **noise**.",
+        "- A **real** gain or loss has an interval off zero and a p below 0.05 after correction over all "
+        f"{family} lines of benchmarks and corpora ({correction}); a **weak** one only the interval; the rest is "
+        "**noise**.",
         "- **detectable**: the smallest true difference that such a test finds with 80 % power; a smaller one is "
         "likely missed, so noise does not mean equal.",
-        "- **n** items (in so many independent groups); **agreement**: items with the same score before and after.",
-        "- **#DG** benchmarks with a gain, however small; **CV** how uneven the gains are: their standard deviation "
-        "over the size of their mean.",
     ]
-    for name, entry in benchmarks.items():
+    if found["benchmarks"]:
+        lines += [
+            "- **n** items (in so many independent groups); **agreement**: items with the same score before and after.",
+            "- **#DG** benchmarks with a gain, however small; **CV** how uneven the gains are: their standard "
+            "deviation over the size of their mean.",
+        ]
+    if found["perplexity"]:
+        lines.append(
+            "- **nats**: of the same documents, after minus before; below zero is a gain. Perplexity is e^nats."
+        )
+    for name, entry in [*found["benchmarks"].items(), *found["perplexity"].items()]:
         if entry["verdict"] == "not tested":
             lines.append(f"- {name} is not tested: of {entry['groups']} independent groups no p can be below 0.05.")
     return lines

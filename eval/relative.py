@@ -66,7 +66,12 @@ def main(config: Config) -> Path:
     """Write the table into config.out."""
     with run.start(config, "eval.relative") as this:
         student, teacher = (read_json(folder / "result.json") for folder in (config.student, config.teacher))
-        check_alike(student, teacher)
+        only = sorted(student["benchmarks"].keys() ^ teacher["benchmarks"].keys())
+        if only or not student["benchmarks"]:
+            raise UserError(
+                f"only one of the two was asked {', '.join(only) or 'anything'}; evaluate both on one suite"
+            )
+        check_alike(student, teacher, list(student["benchmarks"]))
         ours, theirs = samples_of(config.student), samples_of(config.teacher)
         entries = {}
         for name, entry in student["benchmarks"].items():

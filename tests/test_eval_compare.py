@@ -158,7 +158,7 @@ def test_unlike_evaluations_are_refused(tmp_path: Path) -> None:
         (right, {"medec": {"version": 2}}, {}, "medec: version is 1 in one and 2 in the other"),
         (right, {"medec": {"metric": "exact"}}, {}, "medec: metric is accuracy in one and exact in the other"),
         (right, {"medec": {"settings": {"shots": 3}}}, {}, "settings is"),
-        (right, {"mednli": {}}, {}, "only one of the two was asked medec, mednli"),
+        (right, {"mednli": {}}, {}, "share no benchmark and no corpus"),
         (right, {}, {"protocol": "clue"}, "protocols strict and clue differ"),
     ]
     for number, (rows, entries, top, message) in enumerate(unlike):
@@ -239,4 +239,93 @@ def test_what_eval_run_writes_is_what_is_compared(tmp_path: Path) -> None:
     written = "".join((out / file).read_text() for file in ("compare.json", "compare.md", "changed.jsonl"))
     assert "Premise" not in written and "sha256" not in written and written.count("(withheld)") == 3 * 40
     record = read_json(out / "run.json")
-    assert record["counts"] == {"items": 130, "changed": 57}
+    assert record["counts"] == {"items": 130, "changed": 57, "documents": 40}
+
+
+def document(number: int, nll: float, **more: Any) -> dict[str, Any]:
+    """One held-out document of 100 tokens and 400 bytes."""
+    return {"corpus": "notes", "id": str(number), "nll": nll, "tokens": 100, "bytes": 400, **more}
+
+
+def of_documents(folder: Path, documents: list[dict[str, Any]], rows: list[dict[str, Any]] | None = None) -> Path:
+    """An evaluation with perplexities, and with benchmarks only where there are rows."""
+    evaluation(folder, rows or [], perplexity={"notes": {}}, window=128)
+    if not rows:
+        write_json(folder / "result.json", read_json(folder / "result.json") | {"benchmarks": {}})
+    write_jsonl(folder / "documents.jsonl", documents)
+    return folder
+
+
+def test_perplexities_are_compared_in_pairs(tmp_path: Path) -> None:
+    """30 documents of very different difficulty, each 20 nats in 100 tokens easier: −0.2 a token, and no width at all.
+
+    Unpaired, their spread of 100 nats would hide it. One that is as likely as before is noise.
+    """
+    hard = [document(n, 200 + 10 * n) for n in range(30)]
+    easier = [document(n, 180 + 10 * n) for n in range(30)]
+    before = of_documents(tmp_path / "base", hard)
+    for name, documents, told in (("expert", easier, "real gain"), ("same", hard, "noise")):
+        out = main(Config(out=tmp_path / f"to-{name}", before=before, after=of_documents(tmp_path / name, documents)))
+        entry = read_json(out / "compare.json")["perplexity"]["notes"]
+        assert (entry["unit"], entry["n"], entry["verdict"]) == ("token", 30, told)
+    one = read_json(tmp_path / "to-expert" / "compare.json")
+    entry = one["perplexity"]["notes"]
+    assert [entry[key] for key in ("value", "low", "high")] == pytest.approx([-0.2] * 3)
+    assert entry["before"] == pytest.approx(2.718281828 ** (sum(200 + 10 * n for n in range(30)) / 3000))
+    assert one["average"] is None and one["benchmarks"] == {}
+    page = (tmp_path / "to-expert" / "compare.md").read_text()
+    assert "-0.200 (-0.200 to -0.200) a token" in page and "**Average**" not in page
+
+    # Another tokenizer: 80 tokens a document. Then the unit is a byte, of which both have 400.
+    other = of_documents(tmp_path / "other", [row | {"tokens": 80} for row in easier])
+    out = main(Config(out=tmp_path / "to-other", before=before, after=other))
+    entry = read_json(out / "compare.json")["perplexity"]["notes"]
+    assert (entry["unit"], entry["value"]) == ("byte", pytest.approx(-20 / 400))
+
+
+def test_corpora_and_benchmarks_are_corrected_as_one_family(tmp_path: Path) -> None:
+    """Six items gained have p = 2/64 alone; beside a corpus that is asked too it is twice that: a weak gain."""
+    documents = [document(n, 300.0 + n) for n in range(8)]
+    rows = [of_scores([0.0] * 8), of_scores([1.0] * 6 + [0.0] * 2)]
+    alone = [evaluation(tmp_path / f"alone-{n}", part) for n, part in enumerate(rows)]
+    both = [of_documents(tmp_path / f"both-{n}", documents, part) for n, part in enumerate(rows)]
+    told = {}
+    for name, folders in (("alone", alone), ("both", both)):
+        found = read_json(main(Config(out=tmp_path / name, before=folders[0], after=folders[1])) / "compare.json")
+        entry = found["benchmarks"]["medec"]
+        told[name] = entry["verdict"], round(entry["p_corrected"], 5)
+    assert told == {"alone": ("real gain", 2 / 64), "both": ("weak gain", 4 / 64)}
+
+
+def test_what_only_one_was_asked_is_named_and_in_no_average(tmp_path: Path) -> None:
+    """Both were asked medec, one also mednli: the average is medec's, and the page says what is missing."""
+    more = [sample(str(n), 1.0, benchmark="mednli") for n in range(8)]
+    before = evaluation(tmp_path / "base", of_scores([0.0] * 8))
+    after = evaluation(tmp_path / "sft", [*of_scores([1.0] * 8), *more], {"medec": {}, "mednli": {}})
+    out = main(Config(out=tmp_path / "out", before=before, after=after))
+    found = read_json(out / "compare.json")
+    assert (found["only_before"], found["only_after"]) == ([], ["mednli"])
+    assert list(found["benchmarks"]) == ["medec"] and (found["average"]["value"], found["average"]["of"]) == (1.0, 1)
+    assert "Only sft was asked mednli." in (out / "compare.md").read_text()
+    assert {row["benchmark"] for row in read_jsonl(out / "changed.jsonl")} == {"medec"}
+
+
+def test_unlike_documents_are_refused(tmp_path: Path) -> None:
+    """Another document, another text of one, another window, nothing shared: each in one line."""
+    documents = [document(n, 300.0) for n in range(8)]
+    before = of_documents(tmp_path / "a", documents)
+    unlike = [
+        (documents[:7], {}, "notes: 1 documents are in only one of the two"),
+        ([*documents[:7], document(7, 300.0, bytes=399)], {}, "document '7' is another in the two"),
+        (documents, {"window": 64}, "windows of 128 and of 64 tokens"),
+        (
+            documents,
+            {"perplexity": {"other": {}}},
+            r"share no benchmark and no corpus \(one has notes, the other other",
+        ),
+    ]
+    for number, (rows, top, message) in enumerate(unlike):
+        after = of_documents(tmp_path / str(number), rows)
+        write_json(after / "result.json", read_json(after / "result.json") | top)
+        with pytest.raises(UserError, match=message):
+            main(Config(out=tmp_path / f"out-{number}", before=before, after=after))
