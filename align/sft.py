@@ -4,7 +4,8 @@
 
 One folder of rows (`data`), or several in set proportions (`mix`, see align/mix.py). With `trainer: {packing: true}`
 rows lie side by side in blocks of max_tokens, none sees another, and a token costs what it costs in a row of its own.
-With `lora` an adapter is trained in place of the weights.
+With `lora` an adapter is trained in place of the weights. Any chat template will do: where it does not mark what the
+assistant says, the mask is what the answer adds to the rendering (medsmith/answers.py).
 
 Writes a model folder, `data.json` (rows, epochs and tokens by source), `dropped.jsonl` (each row that was not trained
 on, with its reason), `mask.html` and `mask.txt` (what is trained, to read) and `log/metrics.jsonl`. A killed run
@@ -34,6 +35,7 @@ from medsmith.records import write_json
 
 if TYPE_CHECKING:
     from align.prepare import Chosen
+    from medsmith.records import Instruction
 
 LOG = logging.getLogger(__name__)
 
@@ -110,6 +112,7 @@ def tune(
     """
     from align.prepare import beginnings, data_rows
     from medsmith.access import may_show
+    from medsmith.answers import has_marks
     from medsmith.lora import load_to_train, save_trained
     from medsmith.masks import CHAT, CONVERSATIONS, look
     from medsmith.models import load_tokenizer
@@ -117,11 +120,14 @@ def tune(
 
     arguments, packing = _arguments(settings, this.folder)
     tokenizer = load_tokenizer(settings.model)
+    kind = CHAT if arguments.assistant_only_loss else CONVERSATIONS
+    labelled_here = kind is CHAT and not has_marks(tokenizer)
+    arguments.assistant_only_loss = kind is CHAT and not labelled_here
     chosen = _choose(settings, this, tokenizer)
     LOG.info("%(rows)d rows: %(train)d to train on, %(heldout)d held out, %(dropped)d dropped", chosen.counts)
     model = load_to_train(settings.model, settings.lora, seed=settings.seed)
     arguments.padding_free = packing and reads_borders(model)
-    trainer = _trainer(settings, arguments, model, chosen, tokenizer, callbacks, trainer_of)
+    trainer = _trainer(settings, arguments, model, chosen, tokenizer, labelled_here, callbacks, trainer_of)
     by_source = _count_trained(trainer.train_dataset, chosen.sources)
     table = describe(chosen.parts, chosen.turns, dict.fromkeys(chosen.parts, 0) | by_source)
     if packing:
@@ -139,7 +145,7 @@ def tune(
     trained = look(
         trainer,
         tokenizer,
-        CHAT if arguments.assistant_only_loss else CONVERSATIONS,
+        kind,
         this.folder,
         show=show,
         # Packed rows are no longer those that were chosen.
@@ -198,17 +204,17 @@ def _trainer(
     model: Any,
     chosen: Chosen,
     tokenizer: Any,
+    labelled_here: bool,
     callbacks: Sequence[Any],
     trainer_of: Callable[..., Any] | None,
 ) -> Any:
     from datasets import Dataset
     from trl import SFTTrainer
 
-    from align import rows
     from medsmith.lora import peft_config
 
     train, heldout = (
-        Dataset.from_list([{"messages": rows.messages(row)} for row in part]) if part else None
+        Dataset.from_list(_examples(part, tokenizer, labelled_here)) if part else None
         for part in (chosen.train, chosen.heldout)
     )
     try:
@@ -223,6 +229,17 @@ def _trainer(
         )
     except ValueError as error:  # TRL checks template and settings against one another
         raise UserError(f"trl refuses the settings: {error}") from error
+
+
+def _examples(part: Sequence[Instruction], tokenizer: Any, labelled_here: bool) -> list[dict[str, Any]]:
+    """Conversations for TRL to encode; encoded and labelled here where the template does not mark its answers."""
+    from align import rows
+    from medsmith.answers import label_answers
+
+    conversations = [rows.messages(row) for row in part]
+    if not labelled_here:
+        return [{"messages": turns} for turns in conversations]
+    return [{"input_ids": one.tokens, "labels": one.labels} for one in label_answers(tokenizer, conversations)]
 
 
 def _count_trained(dataset: Any, sources: Sequence[str]) -> dict[str, int]:

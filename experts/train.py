@@ -31,6 +31,7 @@ from experts.sequences import Marks, Phase, PhaseBuilder
 from experts.texts import Corpus, Texts, read_texts
 from medsmith import processes, run
 from medsmith.access import may_show
+from medsmith.borders import begin_of_document, end_of_document
 from medsmith.command import run_command
 from medsmith.config import Block, ModelRef, execution
 from medsmith.dev_slice import Evaluate
@@ -239,11 +240,7 @@ def build_phases(
 
 def document_marks(tokenizer: Any) -> Marks:
     """A document begins with what the tokenizer itself puts before a text, else with the end of the one before."""
-    from medsmith.training import end_of_document
-
-    end = end_of_document(tokenizer)
-    first = tokenizer("a")["input_ids"][0]
-    return Marks(begin=first if first == tokenizer.bos_token_id else end, end=end)
+    return Marks(begin=begin_of_document(tokenizer), end=end_of_document(tokenizer))
 
 
 def describe(

@@ -23,6 +23,7 @@ OPTIONAL = {
     "torch": "training, merging, evaluation",
     "transformers": "training, merging, evaluation",
     "trl": "training and alignment",
+    "gguf": "models that come as GGUF files",
     "mergekit": "merging",
     "simple_icd_10_cm": "the ICD-10-CM table",
     "openpyxl": "benchmarks that come as xlsx",

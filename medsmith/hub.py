@@ -15,6 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from medsmith.errors import UserError
 from medsmith.records import read_json
 from medsmith.run import read_record
+from medsmith.yaml_files import parse_value
 
 PUBLISHED = "published.json"
 ADAPTER = "adapter_config.json"
@@ -23,6 +24,7 @@ BASE_FIELDS = {"base", "model", "base_model", "reference"}
 NO_LICENCE = {"", "none", "unknown", "unlicensed", "n/a", "null"}
 UNKNOWN = "**not known**: a plain folder without run.json; state its licence before you publish"
 AGREEMENT = re.compile(r"physionet|credentialed|data use agreement|\bdua\b", re.IGNORECASE)
+FRONT_MATTER = re.compile(r"\A---\s*\n(.*?)\n---", re.DOTALL)
 LICENCE_IDS = {
     "apache-2.0", "mit", "bsd-3-clause", "bsd-2-clause", "cc0-1.0", "cc-by-4.0", "cc-by-3.0", "cc-by-2.0",
     "cc-by-sa-4.0", "cc-by-sa-3.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "cc-by-nd-4.0", "cc-by-nc-nd-4.0", "odc-by",
@@ -103,6 +105,21 @@ def collect_licences(record: dict[str, Any]) -> dict[str, str]:
 def is_licence(licence: Any) -> bool:
     """Whether this names a licence at all."""
     return str(licence or "").strip().lower() not in NO_LICENCE
+
+
+def read_licence(folder: Path) -> str | None:
+    """The licence that the metadata of a folder's model card (README.md) names, or None."""
+    path = folder / "README.md"
+    matter = FRONT_MATTER.match(path.read_text(encoding="utf-8")) if path.is_file() else None
+    values: Any = parse_value(matter[1]) if matter else None
+    if not isinstance(values, dict):
+        return None
+    licence = values.get("license")
+    if licence == "other":
+        licence = values.get("license_name")
+    if isinstance(licence, list):
+        licence = ", ".join(map(str, licence))
+    return str(licence) if is_licence(licence) else None
 
 
 def unlicensed_bases(record: dict[str, Any]) -> list[str]:

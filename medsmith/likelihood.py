@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from medsmith.borders import begin_of_document
 from medsmith.errors import UserError
 
 if TYPE_CHECKING:
@@ -149,16 +150,15 @@ def document_nll(
 ) -> list[DocumentScore]:
     """Score every token of every text exactly once.
 
-    The first token is conditioned on the beginning-of-text token (else the end-of-text token: a document follows
-    another). A text longer than `window` (default: the model's context) is read in windows that move by half their
-    length, so that every token but those of the first window has at least half a window before it.
+    The first token is conditioned on what begins a document in training too (see borders.begin_of_document). A text
+    longer than `window` (default: the model's context) is read in windows that move by half their length, so that every
+    token but those of the first window has at least half a window before it.
     """
     context = context_of(model)
     window = context if window is None else window
     if not 2 <= window <= context:
         raise UserError(f"window={window} is not between 2 and the model's context of {context} tokens")
-    begin = getattr(model.config, "bos_token_id", None)
-    pieces = [list(document_pieces(tokenizer, text, window, begin)) for text in texts]
+    pieces = [list(document_pieces(tokenizer, text, window)) for text in texts]
     rows = [
         _Row(part[:1], [part[1:]], scored, [(number, 0)])
         for number, parts in enumerate(pieces)
@@ -175,25 +175,15 @@ def document_nll(
     ]
 
 
-def document_pieces(
-    tokenizer: Any, text: str, window: int, configured: int | None = None
-) -> Iterator[tuple[list[int], int]]:
+def document_pieces(tokenizer: Any, text: str, window: int) -> Iterator[tuple[list[int], int]]:
     """A document as pieces of at most `window` ids, with how many at the end of each are scored: every token once.
 
-    The first piece begins with the token that the document is conditioned on (see `begin_of`).
+    The first piece begins with the token that the document is conditioned on (see borders).
     """
     ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-    pieces = list(windows([begin_of(tokenizer, configured), *ids], window))
+    pieces = list(windows([begin_of_document(tokenizer), *ids], window))
     assert sum(scored for _, scored in pieces) == len(ids), "every token of a document is scored exactly once"
     yield from pieces
-
-
-def begin_of(tokenizer: Any, configured: int | None = None) -> int:
-    """The token that a document's first one is conditioned on; `configured` is what the model's config calls it."""
-    for value in (tokenizer.bos_token_id, configured, tokenizer.pad_token_id, tokenizer.eos_token_id):
-        if value is not None:
-            return int(value)
-    raise UserError("the tokenizer has no beginning-of-text, padding or end-of-text token; set one")
 
 
 def windows(ids: list[int], window: int) -> Iterator[tuple[list[int], int]]:

@@ -104,8 +104,8 @@ class LocalChat:
         import torch
         from transformers import GenerationConfig, LogitsProcessorList
 
+        from medsmith.borders import end_tokens
         from medsmith.likelihood import context_of
-        from medsmith.training import end_tokens
 
         model, tokenizer = self._model, self._tokenizer
         width = len(batch[0].prompt)

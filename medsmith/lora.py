@@ -161,9 +161,10 @@ def save_trained(
 
     Of a base in 4 bits the change is put into the weights as they were published, not into their 4 bits.
     """
+    from medsmith.borders import end_tokens
     from medsmith.layers import note_layers
     from medsmith.models import load_model, split_ref
-    from medsmith.training import end_tokens, save_model
+    from medsmith.training import save_model
 
     if lora is None:
         save_model(model, tokenizer, folder, dtype)

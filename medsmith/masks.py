@@ -232,7 +232,7 @@ def examine(rows: Sequence[Row], tokenizer: Any, kind: Kind, *, show: bool = Tru
     Raises:
         UserError: a row trains on nothing or never on an end, or the share is not plausible.
     """
-    from medsmith.training import end_of_document, end_of_turn
+    from medsmith.borders import end_of_document, end_of_turn
 
     end = end_of_turn(tokenizer) if kind.end == "turn" else end_of_document(tokenizer)
     name = tokenizer.convert_ids_to_tokens(end)

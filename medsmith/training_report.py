@@ -80,8 +80,8 @@ def complete(model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]]) -> li
         return []
     import torch
 
+    from medsmith.borders import end_tokens
     from medsmith.dev_slice import undisturbed
-    from medsmith.training import end_tokens
 
     longest = max(map(len, prompts))
     pad = tokenizer.pad_token_id

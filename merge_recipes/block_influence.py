@@ -20,7 +20,7 @@ def block_influence(model: Any, tokenizer: Any, texts: Sequence[str], window: in
     """
     import torch
 
-    from medsmith.likelihood import begin_of
+    from medsmith.borders import begin_of_document
 
     layers = layers_of(model)
     totals, tokens = [0.0] * len(layers), 0
@@ -35,7 +35,7 @@ def block_influence(model: Any, tokenizer: Any, texts: Sequence[str], window: in
 
         return look
 
-    begin = begin_of(tokenizer, getattr(model.config, "bos_token_id", None))
+    begin = begin_of_document(tokenizer)
     hooks = [layer.register_forward_hook(watch(number), with_kwargs=True) for number, layer in enumerate(layers)]
     try:
         with torch.inference_mode():

@@ -6,17 +6,13 @@ import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from medsmith.hub import collect_licences, is_licence, unlicensed_bases
+from medsmith.hub import collect_licences, is_licence, read_licence, unlicensed_bases
 from medsmith.run import find_record
-from medsmith.yaml_files import parse_value
 
 LOG = logging.getLogger(__name__)
 
 NOT_COMMERCIAL = re.compile(r"\bnc\b|non-?commercial|research[ -](use[ -])?only|academic", re.IGNORECASE)
-
-FRONT_MATTER = re.compile(r"\A---\s*\n(.*?)\n---", re.DOTALL)
 
 
 def find_licences(models: Mapping[str, str | Path], folders: Mapping[str, Path]) -> dict[str, str]:
@@ -50,18 +46,3 @@ def find_licences(models: Mapping[str, str | Path], folders: Mapping[str, Path])
         LOG.warning("not for commercial use: %s; neither is this merge", ", ".join(restricted))
     # Not said of any folder of that name: of two that are called alike, one's licence is not the other's.
     return {source: licence for source, licence in found.items() if source not in silent}
-
-
-def read_licence(folder: Path) -> str | None:
-    """The licence that the metadata of a folder's model card (README.md) names, or None."""
-    path = folder / "README.md"
-    matter = FRONT_MATTER.match(path.read_text(encoding="utf-8")) if path.is_file() else None
-    values: Any = parse_value(matter[1]) if matter else None
-    if not isinstance(values, dict):
-        return None
-    licence = values.get("license")
-    if licence == "other":
-        licence = values.get("license_name")
-    if isinstance(licence, list):
-        licence = ", ".join(map(str, licence))
-    return str(licence) if is_licence(licence) else None

@@ -142,7 +142,7 @@ def _load_and_speak(folder: Path) -> dict[str, Any]:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from medsmith.training import end_of_turn
+    from medsmith.borders import end_of_turn
 
     model, loading = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", output_loading_info=True)
     lacking = sorted(loading["missing_keys"]) or sorted(loading["unexpected_keys"])
@@ -167,7 +167,7 @@ def complete(base: Path, target: Path) -> None:
     """
     from transformers import AutoTokenizer
 
-    from medsmith.training import end_of_turn
+    from medsmith.borders import end_of_turn
 
     path = target / "generation_config.json"
     source = path if path.is_file() else base / "generation_config.json"

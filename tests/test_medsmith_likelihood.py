@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 
+from medsmith.borders import begin_of_document
 from medsmith.errors import UserError
 from medsmith.likelihood import (
     ChoiceItem,
     OptionScores,
-    begin_of,
     document_nll,
     document_pieces,
     encode_chat,
@@ -138,13 +138,12 @@ def test_a_doubled_beginning_is_refused(tiny_model: Path) -> None:
 
 
 def test_pieces_hold_every_token_once(loaded: tuple[Any, Any]) -> None:
-    """What is scored of the pieces, put together, is the text; the first begins with the configured token."""
+    """What is scored of the pieces, put together, is the text; the first begins as a document does in training."""
     _, tokenizer = loaded
     text = "Started on metformin 500 mg daily for diabetes. " * 4
     for window in (2, 7, 16, 256):
-        pieces = list(document_pieces(tokenizer, text, window, 1))
+        pieces = list(document_pieces(tokenizer, text, window))
         assert all(len(ids) <= window and 0 < scored < len(ids) for ids, scored in pieces)
-        assert pieces[0][0][0] == 1
+        assert pieces[0][0][0] == begin_of_document(tokenizer)
         assert [one for ids, scored in pieces for one in ids[-scored:]] == tokenizer(text)["input_ids"]
     assert list(document_pieces(tokenizer, "", 16)) == []
-    assert begin_of(tokenizer) == tokenizer.pad_token_id, "Phi-3's small tokenizer has no begin-of-text token"

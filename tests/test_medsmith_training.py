@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from medsmith import resumption, run, training
+from medsmith import borders, resumption, run, training
 from medsmith.config import Config, execution
 from medsmith.errors import UserError
 
@@ -185,8 +185,8 @@ def test_end_of_turn_is_read_from_the_template(tiny_model: Path) -> None:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_model, eos_token="<|endoftext|>")
-    assert tokenizer.convert_ids_to_tokens(training.end_of_turn(tokenizer)) == "<|end|>"
-    assert tokenizer.convert_ids_to_tokens(training.end_of_document(tokenizer)) == "<|endoftext|>"
+    assert tokenizer.convert_ids_to_tokens(borders.end_of_turn(tokenizer)) == "<|end|>"
+    assert tokenizer.convert_ids_to_tokens(borders.end_of_document(tokenizer)) == "<|endoftext|>"
 
 
 def test_broken_weights_are_not_saved(tiny_model: Path, tmp_path: Path) -> None:

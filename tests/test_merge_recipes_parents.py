@@ -19,8 +19,9 @@ from safetensors.numpy import load_file, save_file
 
 from medsmith import hub, run
 from medsmith.errors import UserError
+from medsmith.hub import read_licence
 from merge_recipes import build, parents
-from merge_recipes.licences import find_licences, read_licence
+from merge_recipes.licences import find_licences
 from merge_recipes.parents import check_parents, check_room, first_broken_tensor, prepare
 from merge_recipes.vocabulary import differences, reads_alike
 from merge_recipes.weights import Entry, Weights, create

@@ -101,8 +101,7 @@ class VllmModel(LocalModel):
         """Score texts by their likelihood."""
         from medsmith.likelihood import DocumentScore, document_pieces
 
-        begin = getattr(self.config, "bos_token_id", None)
-        pieces = [list(document_pieces(self.tokenizer, text, window, begin)) for text in texts]
+        pieces = [list(document_pieces(self.tokenizer, text, window)) for text in texts]
         scores = self._scores([piece for parts in pieces for piece in parts])
         return [
             DocumentScore(-sum(next(scores) for _ in parts), sum(count for _, count in parts), len(text.encode()))
