@@ -4,7 +4,9 @@
 
 A number is worth what it is above these. And where a predictor's score is known beforehand (the share of a label, one
 in four, the words that two texts share), it shows that file, parser, scorer and average do what they say: `expected`
-is computed from the golds alone, `value` through all of them. Writes baselines.json and baselines.md.
+is computed from the golds alone, `value` through all of them. Beside that stands which difference between two models so
+many items can show, by benchmark and on the average (eval/power.py): to be read before models are evaluated. Writes
+baselines.json and baselines.md.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ import medsmith.config
 from eval.asking import Task, prepare, sample_of
 from eval.benchmark import Item, load_benchmark
 from eval.metrics import table_of
+from eval.power import POWER, TURNING, detectable
 from eval.results import headline, item_score, slice_mean
 from eval.suite import find_suite, load_suite
 from eval.tables import DataRef, resolve
@@ -53,6 +56,12 @@ class Config(medsmith.config.Config):
         description="the published file or folder of each benchmark, or a hub data set as owner/name@revision"
     )
     limit: int | None = Field(None, ge=1, description="at most so many items of every benchmark")
+    turning: float = Field(
+        TURNING,
+        gt=0,
+        le=1,
+        description="share of items on which two models are taken to differ, for what is detectable",
+    )
 
 
 class Expected(NamedTuple):
@@ -77,12 +86,20 @@ def main(config: Config) -> Path:
     with run.start(config, "eval.baselines") as this:
         suite = load_suite(config.suite, config.benchmarks)
         rows: list[dict[str, Any]] = []
+        groups: dict[str, int] = {}
         for name, settings in track(suite.benchmarks.items(), "baselines", unit="benchmark"):
             path = resolve(name, config.benchmarks[name], load_benchmark(name).ACCESS)
             task = prepare(name, settings, path, config.limit, UNBOUNDED, suite.protocol)
+            groups[name] = len({item.group or item.id for item in task.items})
             rows += [measure(task, predictor) for predictor in predictors(task.items, task.benchmark, config.seed)]
-        write_json(this.folder / "baselines.json", {"protocol": suite.protocol, "rows": rows})
-        text = to_markdown(rows, suite.protocol)
+        power = {
+            "turning": config.turning,
+            "groups": groups,
+            "benchmarks": {name: detectable([count], config.turning) for name, count in groups.items()},
+            "average": detectable(list(groups.values()), config.turning),
+        }
+        write_json(this.folder / "baselines.json", {"protocol": suite.protocol, "rows": rows, "detectable": power})
+        text = to_markdown(rows, suite.protocol) + power_lines(power)
         (this.folder / "baselines.md").write_text(text, encoding="utf-8")
         for line in text.splitlines():
             log.info("%s", line)
@@ -204,6 +221,17 @@ def to_markdown(rows: Sequence[dict[str, Any]], protocol: str) -> str:
             f"| {row['unreadable']} | {checked} | {expected} | {measured} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def power_lines(power: dict[str, Any]) -> str:
+    """Which differences can be seen, in points: by benchmark, and on their average."""
+    parts = ", ".join(
+        f"{name} {100 * size:.1f} ({power['groups'][name]:,})" for name, size in power["benchmarks"].items()
+    )
+    return (
+        f"\nDetectable between two models that differ on {power['turning']:.0%} of the items, paired, with {POWER:.0%} "
+        f"power, in points (independent items): {parts}; **average {100 * power['average']:.1f}**.\n"
+    )
 
 
 if __name__ == "__main__":

@@ -39,9 +39,11 @@ def overall_line(average: dict[str, Any]) -> str:
     """Average, #DG and CV in one sentence."""
     gained, cv = average["datasets_gained"], average["cv"]
     spread = "CV without meaning" if cv["value"] is None else f"CV {_span(cv, 1, '.1f')}"
+    seen = "" if average["detectable"] is None else f"; detectable {percent(average['detectable'])}"
     return (
         f"**Average** {percent(average['before'])} → {percent(average['after'])}, {points(average)}, "
-        f"p {_p(average['p'])}: **{average['verdict']}**. #DG {_span(gained, 1, '.0f')} of {average['of']}, {spread}."
+        f"p {_p(average['p'])}: **{average['verdict']}**{seen}. "
+        f"#DG {_span(gained, 1, '.0f')} of {average['of']}, {spread}."
     )
 
 

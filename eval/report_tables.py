@@ -91,7 +91,7 @@ def _model_row(model: Model, base: Model, joint: Joint, corpora: Sequence[str], 
         benchmarks[name] = cell
     row: dict[str, Any] = {"name": model.name, "stage": model.stage, "parent": model.parent, "key": model.key}
     row["benchmarks"] = benchmarks
-    row["average"] = _average(model, joint)
+    row["average"] = _average(model, joint, seed)
     if model is not base:
         row |= _gain_summary(joint, joint.gain(model.name, base.name), _gains(joint, model.name, base.name))
     row["perplexity"] = {name: _perplexity(model, base, name, seed) for name in corpora if name in model.documents}
@@ -106,14 +106,15 @@ def _written(result: dict[str, Any]) -> dict[str, float] | None:
     return {key: metrics[f"{key}_written"]["value"] for key in ("accuracy", "agreement", "readable")}
 
 
-def _average(model: Model, joint: Joint) -> dict[str, Any] | None:
+def _average(model: Model, joint: Joint, seed: int) -> dict[str, Any] | None:
     """The interval that the evaluation gives where it averages the same benchmarks, else our own."""
     if not joint.benchmarks:
         return None
     stated = model.result.get("average")
     if stated and set(model.result["benchmarks"]) == set(joint.benchmarks):
         return {key: stated[key] for key in ("value", "low", "high")}
-    return _interval(joint.contrast(joint.average(model.name)))
+    found = statistics.average([model.tables[name] for name in joint.benchmarks], seed)
+    return {key: statistics.plain(found)[key] for key in ("value", "low", "high")}
 
 
 def _gains(joint: Joint, model: str, over: str) -> Any:

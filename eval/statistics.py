@@ -156,12 +156,28 @@ def method(table: Table) -> str:
 
 
 def average(tables: Sequence[Table], seed: int = 0, resamples: int = 2000) -> Interval:
-    """The flat mean of several metrics' values; its interval resamples every one by itself."""
+    """The flat mean of several metrics' values; its interval resamples every one by itself, and stays within bounds.
+
+    Of one metric it is that metric's own interval.
+    """
     if not tables:
         raise UserError("no benchmark to average; give at least one")
-    drawn = np.mean([draw([table], [seed, place], resamples)[0] for place, table in enumerate(tables)], axis=0)
+    if len(tables) == 1:
+        return estimate(tables[0], seed, resamples)
+    drawn = np.mean([_within(table, [seed, place], resamples) for place, table in enumerate(tables)], axis=0)
     low, high = _ends(drawn)
     return Interval(float(np.mean([table.observed() for table in tables])), float(low), float(high))
+
+
+def _within(table: Table, seed: list[int], resamples: int) -> Array:
+    """Draws of one value, none out of its bounds; where a bootstrap has no width, as wide as the value's interval."""
+    drawn = draw([table], seed, resamples)[0]
+    bounds = (0.0, 1.0) if table.right_or_wrong() else table.bounds
+    if drawn.max() == drawn.min():
+        value, low, high = estimate(table, seed, resamples)
+        away = np.random.default_rng([*seed, 1]).standard_normal(resamples) / Z
+        drawn = value + np.where(away > 0, away * (high - value), away * (value - low))
+    return np.asarray(np.clip(drawn, *bounds))
 
 
 def draw(tables: Sequence[Table], seed: Seed, resamples: int) -> Array:

@@ -13,6 +13,7 @@ import pytest
 from eval.asking import Task
 from eval.baselines import Config, Predictor, main, measure, predictors
 from eval.benchmark import Item, ask
+from eval.power import detectable
 from eval.suite import BenchmarkSettings
 from medsmith.records import read_json, write_jsonl
 
@@ -58,6 +59,11 @@ def test_known_shares_come_out(tmp_path: Path) -> None:
     assert drawn["expected"] == pytest.approx(1 / 3)
     assert drawn["deviation"] == pytest.approx((1 / 3 * 2 / 3 / 60) ** 0.5)
     assert rows["medec", "random"]["expected"] == pytest.approx(1 / 5)
+
+    power = read_json(out / "baselines.json")["detectable"]
+    assert power["groups"] == {"mednli": 60, "medec": 8}
+    assert power["average"] == detectable([60, 8]) < power["benchmarks"]["medec"] == detectable([8])
+    assert f"**average {100 * power['average']:.1f}**" in (out / "baselines.md").read_text()
     assert not any(row["off"] for row in rows.values())
     assert "| medec | 8 | always -1 | accuracy | 62.50 |" in (out / "baselines.md").read_text()
 

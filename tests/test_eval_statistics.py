@@ -171,15 +171,32 @@ def test_ratio_weighs_documents_by_their_tokens() -> None:
 
 def test_average_is_flat() -> None:
     """A benchmark of 4 items weighs as much as one of 400; the interval is half as wide as that of the small."""
-    small, large = of([0.9, 0.1, 0.8, 0.2]), of([1.0] * 400)
+    small, large = of([0.9, 0.1, 0.8, 0.2]), of([0.9, 1.0] * 200)
     found, alone = average([small, large]), estimate(small, [0, 0])
-    assert found.value == 0.75
-    assert (found.low, found.high) == (pytest.approx((alone.low + 1) / 2), pytest.approx((alone.high + 1) / 2))
+    assert found.value == pytest.approx((0.5 + 0.95) / 2)
+    assert found.low == pytest.approx((alone.low + 0.95) / 2, abs=0.005)
+    assert found.high == pytest.approx((alone.high + 0.95) / 2, abs=0.005)
     # Each is drawn by itself: four like the small one are half as uncertain together.
     together = average([small] * 4)
     assert (together.high - together.low) * 2 == pytest.approx(alone.high - alone.low, rel=0.1)
     with pytest.raises(UserError, match="no benchmark to average"):
         average([])
+
+
+def test_an_average_stays_within_its_bounds_and_is_never_certain() -> None:
+    """Of one benchmark it is that one's interval. Few items near 100 do not lead beyond; all right is not certain.
+
+    Ten of ten right twice: one alone reaches down to Wilson's 0.722; the mean of two is between that and 1.
+    """
+    right, near = of([1.0] * 10), of([1.0, 1.0, 1.0, 0.0])
+    assert average([near]) == estimate(near) == wilson(3, 4)
+    assert average([near] * 3).high <= 1.0
+    found = average([right, right])
+    assert found.value == found.high == 1.0 and wilson(10, 10).low < found.low < 0.95
+    wrong = average([of([0.0] * 10), of([0.0] * 1000)])
+    assert (wrong.value, wrong.low) == (0.0, 0.0) and wrong.high == pytest.approx(wilson(0, 10).high / 2, abs=0.01)
+    graded = Table(["a", "b", "c"], ["a", "b", "c"], np.array([[0.9, 1], [1, 1], [1, 1]]), ratio, (0.0, 1.0))
+    assert average([graded, graded]).high <= 1.0
 
 
 def test_mcnemar_by_hand() -> None:
