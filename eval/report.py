@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -43,6 +43,11 @@ class Config(floor.Config):
     title: str = Field("A small clinical model, made step by step", description="the headline of the report")
     models: list[Entry] = Field(description="the models, each with its stage, folder and evaluation", min_length=1)
     baseline: str = Field("base", description="the model that all gains are over, by name")
+    groups: dict[str, Annotated[list[str], Field(min_length=1)]] = Field(
+        {},
+        description="benchmarks (or slices, benchmark/slice) that are also averaged apart, e.g. {facts: [icd10cm], "
+        "tasks: [medec, meqsum]}",
+    )
     runs: list[Path] = Field([], description="runs whose costs and curves are shown; none: all on the way")
     findings: bool = Field(True, description="whether to test the paper's findings")
 
@@ -51,7 +56,7 @@ def main(config: Config) -> Path:
     """Read, tabulate, test, draw, write."""
     with run.start(config, "eval.report") as this:
         models = load_models(config.models, config.baseline)
-        table, joint = build_table(models, config.baseline, config.title, config.seed)
+        table, joint = build_table(models, config.baseline, config.title, config.seed, config.groups)
         table["findings"] = find(models, table, joint) if config.findings else []
         this.facts["simulated"] = table["simulated"]
         write_json(this.folder / "table.json", table)

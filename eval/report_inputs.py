@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -77,6 +77,13 @@ class Model:
     documents: dict[str, dict[str, DocumentLikelihood]]
     tables: dict[str, Table]
     """What each benchmark's headline is computed from."""
+    slices: dict[str, Table] = field(default_factory=dict)
+    """The same of single slices, by `benchmark/slice`."""
+
+    @cached_property
+    def parts(self) -> dict[str, Table]:
+        """All that can be averaged: benchmarks and slices."""
+        return self.tables | self.slices
 
     @cached_property
     def key(self) -> str:
@@ -171,7 +178,18 @@ def _load(entry: Entry) -> Model:
         if not found:
             raise UserError(f"{entry.evaluation}: result.json names '{name}', but no row is there; evaluate again")
     tables = {name: headline_table(result["benchmarks"][name], rows[name], entry.evaluation) for name in samples}
-    return Model(entry.name, entry.stage, entry.parent, folder, record, evaluation, result, samples, documents, tables)
+    slices = _slices(result["benchmarks"], rows)
+    measured = (samples, documents, tables, slices)
+    return Model(entry.name, entry.stage, entry.parent, folder, record, evaluation, result, *measured)
+
+
+def _slices(benchmarks: dict[str, Any], rows: dict[str, list[dict[str, Any]]]) -> dict[str, Table]:
+    found: dict[str, Table] = {}
+    for name, entry in benchmarks.items():
+        for part in sorted({row["slice"] for row in rows[name] if row["slice"]}):
+            table = table_of([row for row in rows[name] if row["slice"] == part], entry["metric"])
+            found |= {f"{name}/{part}": table} if table.ids else {}
+    return found
 
 
 def headline_table(benchmark: dict[str, Any], rows: Sequence[dict[str, Any]], where: Path) -> Table:

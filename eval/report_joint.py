@@ -87,7 +87,7 @@ def normal_p(value: float, error: float) -> float:
 
 def _resample(models: Sequence[Model], benchmark: str, seed: int) -> Table:
     """Values of every model on one benchmark, shape (1 + resamplings, models); the first row is what was observed."""
-    tables = [model.tables[benchmark] for model in models]
+    tables = [model.parts[benchmark] for model in models]
     observed = np.array([table.observed() for table in tables])
     drawn = statistics.draw(tables, [seed, zlib.crc32(benchmark.encode())], RESAMPLES)
     return np.vstack([observed, drawn.T])

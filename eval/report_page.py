@@ -202,6 +202,8 @@ def render_markdown(table: dict[str, Any]) -> str:
         f"Protocol `{table['protocol']}`. Percent, 95 % intervals; gains over `{table['baseline']}` are paired.",
         "",
     ]
+    if table.get("groups"):
+        parts += ["## By group of benchmarks", "", *_group_lines(table), ""]
     for shown in tables_of(table):
         parts += [f"## {shown['title']}", "", *_score_lines(shown["rows"], table), ""]
     if table["corpora"]:
@@ -227,6 +229,16 @@ def _score_lines(rows: Sequence[dict[str, Any]], table: dict[str, Any]) -> list[
             [row["name"], STAGE_NAMES[row["stage"]], *cells, average, gained, "–" if cv is None else f"{cv:.1f}"]
         )
     return _lines(["model", "stage", *names, "AVG", "#DG", "CV"], body)
+
+
+def _group_lines(table: dict[str, Any]) -> list[str]:
+    groups = table["groups"]
+    body = [
+        [row["name"], STAGE_NAMES[row["stage"]], *(_score(one["models"][row["name"]], whole=True) for one in groups)]
+        for row in table["models"]
+    ]
+    said = [f"- {one['name']} ({one['items']:,} items): {', '.join(one['parts'])}" for one in groups]
+    return [*_lines(["model", "stage", *(one["name"] for one in groups)], body), "", *said]
 
 
 def _benchmark_lines(benchmarks: Sequence[dict[str, Any]]) -> list[str]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 
 from eval import statistics
+from eval.report_groups import group_averages
 from eval.report_inputs import Model, corpus_key, is_simulated
 from eval.report_joint import Contrast, Joint, Table, normal_p
 from eval.statistics import datasets_gained, holm, mark, unevenness
@@ -37,7 +38,9 @@ PAPER_ROWS: dict[tuple[str, str], tuple[float, int | None, float | None]] = {
 }
 
 
-def build_table(models: Sequence[Model], baseline: str, title: str, seed: int) -> tuple[dict[str, Any], Joint]:
+def build_table(
+    models: Sequence[Model], baseline: str, title: str, seed: int, groups: Mapping[str, Sequence[str]] | None = None
+) -> tuple[dict[str, Any], Joint]:
     """Everything that table.json says but the findings, and the resampled scores that the findings are drawn from."""
     base = next(model for model in models if model.name == baseline)
     names = list(dict.fromkeys(name for model in models for name in model.result["benchmarks"]))
@@ -59,6 +62,7 @@ def build_table(models: Sequence[Model], baseline: str, title: str, seed: int) -
         "corpora": [_corpus(name, models) for name in corpora],
         "models": rows,
         "derived": derived,
+        "groups": group_averages(models, baseline, groups or {}, seed),
         "comparisons": _correct(rows),
     }, joint
 

@@ -182,6 +182,26 @@ def test_averages_and_gains_are_those_planted(table: dict[str, Any]) -> None:
     }
 
 
+def test_groups_are_averaged_apart_and_their_gains_are_paired(entries: list[Entry], tmp_path: Path) -> None:
+    """SFT over base on two of four benchmarks by hand; a slice is a part too; the page and its twin lead with them."""
+    first, second = BENCHMARKS[:2]
+    groups = {"facts": [first], "clinical tasks": [first, second]}
+    out = report.main(report.Config(out=tmp_path / "out", models=entries, groups=groups))
+    found = {group["name"]: group for group in read_json(out / "table.json")["groups"]}
+    base, sft = CHAIN["base"][2], CHAIN["sft"][2]
+    gain = found["clinical tasks"]["models"]["sft"]["gain"]
+    assert gain["value"] == pytest.approx((sft[0] - base[0] + sft[1] - base[1]) / 2, abs=1e-3)
+    assert gain["low"] > 0 and gain["mark"] == "gain"
+    assert found["facts"]["models"]["sft"]["gain"]["value"] == pytest.approx(sft[0] - base[0], abs=1e-3)
+    assert "gain" not in found["facts"]["models"]["base"]
+    assert (found["facts"]["items"], found["clinical tasks"]["items"]) == (ITEMS, 2 * ITEMS)
+    page = (out / "report.html").read_text()
+    assert page.index('id="groups"') < page.index('id="averages"')
+    assert "## By group of benchmarks" in (out / "table.md").read_text()
+    with pytest.raises(UserError, match=f"groups: facts names '{first}x', which base was not asked; all have"):
+        report.main(report.Config(out=tmp_path / "bad", models=entries, groups={"facts": [f"{first}x"]}))
+
+
 def test_summaries_of_the_experts(table: dict[str, Any]) -> None:
     """Worst, mean and best of the two experts per benchmark, then averaged."""
     worst, mean, best = (one["average"]["value"] for one in table["derived"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from eval.report_findings import UNTESTED, find
+from eval.report_groups import group_averages
 from eval.report_inputs import (
     DocumentLikelihood,
     Model,
@@ -22,6 +24,7 @@ from eval.report_lineage import GAP, NODE_WIDTH, lay_out
 from eval.report_samples import fate_of, turns
 from eval.report_tables import build_table
 from eval.statistics import Table, holm, mark, unevenness
+from medsmith.intervals import wilson
 
 
 def row(table: dict[str, Any], name: str) -> dict[str, Any]:
@@ -114,6 +117,19 @@ def test_pooled_metrics_and_slice_means_are_those_of_the_counts() -> None:
     assert made["gain"]["value"] == pytest.approx((18 / 44 + 0.1) / 2)
     assert made["datasets_gained"]["value"] == 2  # by items the options would tie: 0.75 each
     assert joint.draws.shape == (2000, 2, 2) and joint.draws[:, 0, 0].std() > 0.01
+
+
+def test_a_slice_is_a_part_of_a_group() -> None:
+    """Half of the items of one benchmark are a subject: its own mean and gain, and the corrected p is of both cells."""
+    base, made = twins(3, 2)
+    half = {str(n) for n in range(50)}
+    models = [replace(model, slices={"mednli/easy": model.tables["mednli"].only(half)}) for model in (base, made)]
+    groups = group_averages(models, "base", {"easy": ["mednli/easy"], "all": ["mednli", "rrs_qa"]}, 0)
+    easy, every = (group["models"]["twin 1"] for group in groups)
+    values = [model.tables["mednli"].counts[:50, 0].mean() for model in (base, made)]
+    assert (easy["value"], easy["gain"]["value"]) == (values[1], pytest.approx(values[1] - values[0]))
+    assert easy == easy | wilson(int(50 * values[1]), 50)._asdict()
+    assert [easy["gain"]["p_holm"], every["gain"]["p_holm"]] == holm([easy["gain"]["p"], every["gain"]["p"]])
 
 
 def test_holm_and_marks() -> None:
