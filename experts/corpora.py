@@ -32,6 +32,7 @@ from experts.corpus.measure import measure
 from experts.corpus.reading import LicenceTable, Origin, find_origin, read
 from experts.corpus.split import Split
 from experts.corpus.split import rank as rank  # what else draws by ids does it alike
+from experts.corpus.tables import WORDINGS
 from experts.corpus.write import Spool, summarise, under_agreement, write
 from medsmith import run
 from medsmith.blocklists import Blocklist, load_blocklists
@@ -87,6 +88,10 @@ class Config(medsmith.config.Config):
     table: Literal["icd10cm", "atc"] | None = Field(
         None, description="build documents from a code table: icd10cm is at hand, atc is your own file (corpus=)"
     )
+    form: Literal["pages", "lines"] = Field(
+        "pages", description="of icd10cm: a page a category, or lines, each a document: what one code means"
+    )
+    wordings: int = Field(len(WORDINGS), ge=1, le=len(WORDINGS), description="of form=lines: wordings of each code")
     prefixes: list[str] = Field([], description="beginnings of the codes to take, e.g. [E11, I10]; none: all")
     max_characters: int | None = Field(None, ge=3, description="longest ICD code, without its dot; none: all")
     licences: Licences = Field(Licences(), description="which licences may be used")
@@ -110,6 +115,8 @@ class Config(medsmith.config.Config):
         of_codes = self.table or self.known in ("icd10cm", "atc")
         if not of_codes and (self.prefixes or self.max_characters):
             raise ValueError("prefixes and max_characters choose codes of a table; they have no meaning for a corpus")
+        if self.form == "lines" and self.table != "icd10cm":
+            raise ValueError("form=lines writes the codes of table=icd10cm; leave it out for other corpora")
         if self.access == "credentialed" and (of_codes or not isinstance(self.corpus, Path)):
             raise ValueError("texts under an agreement stay in your own files; give their path as corpus")
         if self.split.by == "patient" and "patient" not in self.columns and self.known is None:

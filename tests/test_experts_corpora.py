@@ -13,7 +13,7 @@ from experts.corpus.tables import icd10cm
 from medsmith.config import load
 from medsmith.documents import clean
 from medsmith.errors import UserError
-from medsmith.records import read_json, write_jsonl
+from medsmith.records import read_json, read_jsonl, write_jsonl
 
 
 def row(key: str, text: str, **more: str) -> dict[str, str]:
@@ -128,6 +128,24 @@ def test_code_table_gives_a_document_a_category(tmp_path: Path) -> None:
     assert "ICD-10-CM code I10: Essential (primary) hypertension." in documents[1].text
     made = corpora.main(load(corpora.Config, {"out": tmp_path / "icd", "table": "icd10cm", "prefixes": ["E1"]}))
     assert read_json(made / "corpus.json")["documents"]["read"] == 5  # E10, E11, E13, E15, E16
+
+
+def test_code_table_gives_a_line_a_code_and_wording(tmp_path: Path) -> None:
+    """E11 and its nine codes of four characters, each said in three ways, one of them name first; none of questions."""
+    said = {"table": "icd10cm", "prefixes": ["E11"], "max_characters": 4, "form": "lines", "heldout_share": 0}
+    made = corpora.main(load(corpora.Config, said | {"out": tmp_path / "icd", "wordings": 3, "min_words": 3}))
+    lines = [row["text"] for row in read_jsonl(made / "train.jsonl")]
+    of_one = {line for line in lines if "E11.9" in line}
+    name = "Type 2 diabetes mellitus without complications"
+    assert of_one == {
+        f"ICD-10-CM code E11.9: {name}.",
+        f"{name}: this diagnosis is coded E11.9 in ICD-10-CM.",
+        f"Question: What does the ICD-10-CM code E11.9 stand for? Answer: {name}.",
+    }
+    codes = [code for document in icd10cm(["E11"], 4) for code in document.text.split() if code.startswith("E11.")]
+    assert len(lines) == 3 * (len(set(codes)) + 1) and all("\n" not in line for line in lines)
+    with pytest.raises(UserError, match="form=lines writes the codes of table=icd10cm"):
+        load(corpora.Config, {"out": tmp_path / "x", "corpus": str(tmp_path / "a.jsonl"), "form": "lines"})
 
 
 def test_unknown_prefix_and_origin_are_refused(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from experts.corpus.bulk import BULK
 from experts.corpus.known import Known, known_on_hub, load_known
 from experts.corpus.licences import Licences
-from experts.corpus.tables import atc, icd10cm
+from experts.corpus.tables import atc, icd10cm, icd10cm_lines
 from medsmith.digests import VOLATILE_FILES, VOLATILE_FOLDERS
 from medsmith.documents import text_at, value_at
 from medsmith.errors import UserError
@@ -164,7 +164,10 @@ def read(origin: Origin, config: Config, licences: LicenceTable | None = None, s
         UserError: a column is missing, or a document has no licence where that is refused.
     """
     if origin.table:
-        built = icd10cm(config.prefixes, config.max_characters)
+        if config.form == "lines":
+            built = icd10cm_lines(config.prefixes, config.max_characters, config.wordings)
+        else:
+            built = icd10cm(config.prefixes, config.max_characters)
         if origin.table == "atc":
             built = atc(origin.files, origin.columns, config.prefixes, origin.source or "ATC", origin.license)
         yield from islice((Entry(document) for document in built), skip, None)

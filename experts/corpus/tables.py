@@ -12,6 +12,14 @@ from medsmith.row_files import stream_rows
 
 # ICD-10-CM is published by the US government (CDC/NCHS); the package that carries the table is under MIT.
 ICD10CM_LICENCE = "public domain (US government, CDC/NCHS)"
+WORDINGS = (
+    "ICD-10-CM code {code}: {name}.",
+    "{name}: this diagnosis is coded {code} in ICD-10-CM.",
+    "Question: What does the ICD-10-CM code {code} stand for? Answer: {name}.",
+    "In ICD-10-CM, {code} is the code for {name}.",
+    "The meaning of the diagnosis code {code} is {name}.",
+)
+"""Ways of saying what a code means; one begins with the name. None is that of eval.make_icd10cm's questions."""
 ATC_LEVELS = {1: 1, 3: 2, 4: 3, 5: 4, 7: 5}
 """The level of an ATC code, by its length."""
 
@@ -24,16 +32,9 @@ def icd10cm(prefixes: Sequence[str], max_characters: int | None) -> Iterator[Doc
     """
     import simple_icd_10_cm as table
 
-    wanted = tuple(prefix.upper().replace(".", "") for prefix in prefixes)
-    codes = [code for code in dict.fromkeys(table.get_all_codes(True)) if table.is_category_or_subcategory(code)]
     found: dict[str, list[str]] = defaultdict(list)
-    for code in codes:
-        bare = code.replace(".", "")
-        if len(bare) <= (max_characters or 7) and (not wanted or bare.startswith(wanted)):
-            found[code[:3]].append(code)
-    for prefix in wanted:
-        if not any(code.replace(".", "").startswith(prefix) for code in codes):
-            raise UserError(f"prefixes: no ICD-10-CM code begins with '{prefix}'")
+    for code in _icd10cm_codes(prefixes, max_characters):
+        found[code[:3]].append(code)
     for category, members in found.items():
         title = table.get_description(category)
         places = [table.get_description(place) for place in table.get_ancestors(category, prioritize_blocks=False)]
@@ -45,6 +46,37 @@ def icd10cm(prefixes: Sequence[str], max_characters: int | None) -> Iterator[Doc
         if table.is_leaf(category):
             lines.append(f"ICD-10-CM code {category}: {title}.")
         yield Document(f"icd10cm-{category}", title, "\n".join(lines), "ICD-10-CM", ICD10CM_LICENCE)
+
+
+def icd10cm_lines(prefixes: Sequence[str], max_characters: int | None, wordings: int) -> Iterator[Document]:
+    """A document a code of ICD-10-CM and wording, of one line: what the code means.
+
+    A page of a category is learnt in its order: a model that says it by heart did not know a code that it was asked for
+    by itself. Lines that stand alone and differ in wording taught it (docs/does_it_work.md).
+
+    Raises:
+        UserError: a prefix that no code begins with.
+    """
+    import simple_icd_10_cm as table
+
+    for code in _icd10cm_codes(prefixes, max_characters):
+        name = table.get_description(code)
+        for number, wording in enumerate(WORDINGS[:wordings], 1):
+            line = wording.format(code=code, name=name)
+            yield Document(f"icd10cm-{code}-{number}", name, line, "ICD-10-CM", ICD10CM_LICENCE)
+
+
+def _icd10cm_codes(prefixes: Sequence[str], max_characters: int | None) -> list[str]:
+    """The wanted codes of the table, in its order; UserError where no code begins with a prefix."""
+    import simple_icd_10_cm as table
+
+    wanted = tuple(prefix.upper().replace(".", "") for prefix in prefixes)
+    codes = [code for code in dict.fromkeys(table.get_all_codes(True)) if table.is_category_or_subcategory(code)]
+    for prefix in wanted:
+        if not any(code.replace(".", "").startswith(prefix) for code in codes):
+            raise UserError(f"prefixes: no ICD-10-CM code begins with '{prefix}'")
+    bare = {code: code.replace(".", "") for code in codes}
+    return [c for c in codes if len(bare[c]) <= (max_characters or 7) and (not wanted or bare[c].startswith(wanted))]
 
 
 def atc(
