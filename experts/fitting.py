@@ -59,13 +59,15 @@ def fit(
 
     from medsmith.attention import set_attention
     from medsmith.lora import load_to_train, peft_config, save_trained
-    from medsmith.masks import DOCUMENTS, OUTPUTS, look
+    from medsmith.masks import DOCUMENTS, DOCUMENTS_AND_CHATS, OUTPUTS, look
     from medsmith.training import trainer_arguments
     from medsmith.training_report import Story, follow
 
     blocks = phase.blocks(how.max_tokens)
+    kind = DOCUMENTS_AND_CHATS if phase.chats else OUTPUTS if how.outputs_only else DOCUMENTS
     model = load_to_train(start, how.lora, device="cpu", seed=how.seed)
-    arguments = trainer_arguments(SFTConfig, how.trainer | SHAPE, this.folder, how.seed, how.threads, phase=how.name)
+    block = how.trainer | SHAPE | (in_order(how.trainer, phase.epochs) if phase.plan is not None else {})
+    arguments = trainer_arguments(SFTConfig, block, this.folder, how.seed, how.threads, phase=how.name)
     attention = set_attention(model, how.max_tokens, half=arguments.bf16 or arguments.fp16)
     # Flash attention reads one flattened row; every other kernel would draw a mask quadratic in it (see Blocks).
     flat = reads_borders(model)
@@ -85,7 +87,7 @@ def fit(
     trained = look(
         trainer,
         tokenizer,
-        OUTPUTS if how.outputs_only else DOCUMENTS,
+        kind,
         this.folder,
         show=how.show,
         name=f"mask-{how.name}",
@@ -94,6 +96,9 @@ def fit(
     )
     story = Story(how.prompts, how.show, data_rows(phase), round(trained, 4))
     summary = follow(trainer, this, how.name, tokenizer, story, open_slice(how.evaluate, tokenizer))
+    summary["epochs"] = round(summary["epochs"] * phase.epochs, 4)
+    if phase.rehearsed:
+        facts["rehearsed"] = {key: phase.rehearsed[key] for key in ("share", "tokens", "trained", "sources")}
     save_trained(trainer.model, tokenizer, target, how.dtype, how.lora, start)
     return summary | facts
 
@@ -117,12 +122,20 @@ class Sources(Sequence[str]):
         )
 
 
+def in_order(trainer: dict[str, Any], epochs: int) -> dict[str, Any]:
+    """Settings for blocks that are laid out in the order of their training, so many epochs one after the other."""
+    return {"train_sampling_strategy": "sequential", "num_train_epochs": trainer["num_train_epochs"] / epochs}
+
+
 def data_rows(phase: Phase) -> list[dict[str, Any]]:
-    """What a report says of each source: the tokens that one epoch trains."""
+    """What a report says of each source: the tokens that one epoch reads, or all epochs of what is rehearsed."""
     tokens: Counter[str] = Counter()
     for name, count in phase.summary()["sources"].items():
         tokens[without_address(name)] += count
-    return [{"source": name, "tokens": count} for name, count in sorted(tokens.items())]
+    # A report multiplies by the epochs of the trainer, and for it the epochs that are laid out are one.
+    rows = [{"source": name, "tokens": count, "epochs": phase.epochs} for name, count in sorted(tokens.items())]
+    again = phase.rehearsed.get("sources", {})
+    return rows + [{"source": name, "tokens": count, "epochs": 1} for name, count in sorted(again.items())]
 
 
 def block_set(phase: Phase, blocks: Sequence[Sequence[int]]) -> Any:

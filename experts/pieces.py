@@ -13,12 +13,18 @@ from typing import IO, NamedTuple, overload
 
 import numpy as np
 
+from medsmith.packing import IGNORED, Labelled
+
+READ = 1 << 31
+"""The bit, above every token id, of a token that is only read and not trained."""
+
 
 class Piece(NamedTuple):
-    """Tokens that are trained together; the first is context only."""
+    """Tokens that see one another, and of each the label; the first is context only, whatever its label says."""
 
     source: str
     tokens: list[int]
+    labels: list[int]
 
 
 class Pieces(Sequence[Piece]):
@@ -34,6 +40,7 @@ class Pieces(Sequence[Piece]):
         self._number_of: dict[str, int] = {}
         self._source_of = array("q")
         self._document_of = array("q")
+        self._trained_of = array("q")
         self._ends = array("q", [0])
         self._written = array("I")
         self._out: IO[bytes] | None = None
@@ -41,13 +48,18 @@ class Pieces(Sequence[Piece]):
             file.parent.mkdir(parents=True, exist_ok=True)
             self._out = file.open("wb", buffering=1 << 20)
 
-    def append(self, source: str, document: int, tokens: Sequence[int]) -> None:
+    def append(self, source: str, document: int, piece: Labelled) -> None:
         """Add a piece of the document of that number."""
+        tokens = piece.tokens
+        if piece.labels is not tokens:
+            pairs = zip(tokens, piece.labels, strict=True)
+            tokens = [token | READ if label == IGNORED else token for token, label in pairs]
         if source not in self._number_of:
             self._number_of[source] = len(self.sources)
             self.sources.append(source)
         self._source_of.append(self._number_of[source])
         self._document_of.append(document)
+        self._trained_of.append(len(piece.labels) - 1 - piece.labels[1:].count(IGNORED))
         self._ends.append(self._ends[-1] + len(tokens))
         if self.file is None:
             self._written.extend(tokens)
@@ -82,8 +94,10 @@ class Pieces(Sequence[Piece]):
             return [self[one] for one in range(*number.indices(len(self)))]
         if not 0 <= number < len(self):
             raise IndexError(number)
-        tokens = self._tokens[self._ends[number] : self._ends[number + 1]].tolist()
-        return Piece(self.sources[self._source_of[number]], tokens)
+        held = self._tokens[self._ends[number] : self._ends[number + 1]]
+        tokens = (held & ~np.uint32(READ)).tolist()
+        labels = np.where(held & READ, IGNORED, held.astype(np.int64)).tolist()
+        return Piece(self.sources[self._source_of[number]], tokens, labels)
 
     def __iter__(self) -> Iterator[Piece]:
         """All pieces in order."""
@@ -93,6 +107,11 @@ class Pieces(Sequence[Piece]):
     def lengths(self) -> np.ndarray:
         """Tokens of each piece, the first one included."""
         return np.diff(np.frombuffer(self._ends, dtype=np.int64))
+
+    @property
+    def trained(self) -> np.ndarray:
+        """Tokens of each piece that have a label."""
+        return np.frombuffer(self._trained_of, dtype=np.int64)
 
     @property
     def documents(self) -> np.ndarray:

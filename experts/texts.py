@@ -38,6 +38,8 @@ class Texts:
     """To train on, in all corpora."""
     heldout: dict[str, list[Document]]
     outputs: dict[str, list[str]] = field(default_factory=dict)
+    task: str = ""
+    """What the outputs are; empty where they are of several tasks, or there are none."""
 
     @property
     def heldout_documents(self) -> int:
@@ -56,15 +58,17 @@ def read_texts(corpora: list[Corpus], rows: Path | None, limit: int, seed: int, 
     heldout: dict[str, list[Document]] = defaultdict(list)
     for corpus, document in held:
         heldout[corpus.name or source_name(document)].append(document)
-    outputs = {} if rows is None else _read_rows(corpora[0].folder, rows, task)
-    return Texts(corpora, documents, dict(sorted(heldout.items())), outputs)
+    outputs, tasks = ({}, set()) if rows is None else _read_rows(corpora[0].folder, rows, task)
+    of = tasks.pop() if len(tasks) == 1 else ""
+    return Texts(corpora, documents, dict(sorted(heldout.items())), outputs, of)
 
 
-def _read_rows(documents: Path, rows: Path, task: str | None) -> dict[str, list[str]]:
+def _read_rows(documents: Path, rows: Path, task: str | None) -> tuple[dict[str, list[str]], set[str]]:
     run.require_finished(rows)
     known = {row["id"] for row in read_jsonl(documents / "train.jsonl")}
     held = {row["id"] for row in read_jsonl(documents / "heldout.jsonl")}
     outputs: dict[str, list[str]] = defaultdict(list)
+    tasks: set[str] = set()
     for number, row in enumerate(read_jsonl(rows / "rows.jsonl"), 1):
         where, key = f"{rows}/rows.jsonl row {number}", row["document_id"]
         if key not in known:
@@ -73,7 +77,8 @@ def _read_rows(documents: Path, rows: Path, task: str | None) -> dict[str, list[
         if task is not None and row.get("task") != task:
             raise UserError(f"{where} is of task {row.get('task')}; run experts.prepare with task={task}")
         outputs[key].append(row["output"])
-    return dict(outputs)
+        tasks.add(str(row.get("task", "")))
+    return dict(outputs), tasks
 
 
 def source_name(document: Document) -> str:

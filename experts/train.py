@@ -8,6 +8,10 @@
 * `explainer`: next-token prediction on a teacher's rewrites of the documents (experts.prepare with task=explainer).
 * `datamix`: `dapt` on several corpora, each whole or by shares of the tokens.
 
+With `rows_as: chat` the teacher's rows are not text before a document but conversations beside it, in the model's chat
+template, trained on the answers: what is read as text is recited as text, what is read as an answer is answered. With
+`rehearse` a share of every epoch's tokens is drawn from rows of what the model knows already.
+
 Sequences are packed best-fit into blocks of `max_tokens`, and no token sees another document. All weights are trained,
 or an adapter (`lora`). Writes a model folder, data.json (what each phase trained on) and log/metrics.jsonl. The loss on
 held-out documents is measured in float32 before and after each phase, by source, and while training where
@@ -18,26 +22,30 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 import medsmith.config
+from experts.chats import converse
 from experts.fitting import Fit, fit
 from experts.held_out import HeldOut, beginnings, heldout_losses, watcher
 from experts.mixing import choose
+from experts.rehearsal import Rehearse, Row, read_rows, rehearse, whole_epochs
 from experts.sequences import Marks, Phase, PhaseBuilder
 from experts.texts import Corpus, Texts, read_texts
 from medsmith import processes, run
 from medsmith.access import may_show
+from medsmith.answers import label_answers
 from medsmith.borders import begin_of_document, end_of_document
 from medsmith.command import run_command
 from medsmith.config import Block, ModelRef, execution
 from medsmith.dev_slice import Evaluate
 from medsmith.errors import UserError
 from medsmith.lora import Lora
-from medsmith.records import content_id, read_json, write_json
+from medsmith.records import content_id, read_json, write_json, write_jsonl
 
 PAPER: dict[str, dict[str, Any]] = {
     # MediPhi, section 3.1.2. Its text has 5e-5 for DAPT and its Table 6 has 1e-4; the table is the more detailed.
@@ -96,7 +104,15 @@ class Config(medsmith.config.Config):
     base: ModelRef = Field(description="the model to train: a folder or a hub id")
     documents: Path | None = Field(None, description="a finished folder of experts.corpora")
     rows: Path | None = Field(None, description="a finished folder of experts.prepare, made from the same documents")
+    rows_as: Literal["text", "chat"] = Field(
+        "text",
+        description="text: rows before their document, in one sequence, as the paper has it; chat: each row a "
+        "conversation in the model's chat template, trained on the answer",
+    )
     mix: Mix | None = Field(None, description="the corpora of datamix")
+    rehearse: Rehearse | None = Field(
+        None, description="rows of what the model knows already, mixed in: {rows: [PATH, …], share: 0.35}"
+    )
     method: Literal["dapt", "pit", "explainer", "datamix"] = Field(
         description="dapt: documents; pit: rows, then rows with documents; explainer: rewrites; datamix: many corpora"
     )
@@ -137,7 +153,13 @@ class Config(medsmith.config.Config):
                 "lora.merge=false with method pit: the adapter of phase 2 stands on the weights of phase 1, which are "
                 "not kept; merge, and take an adapter of the whole change by merge_recipes.extract"
             )
+        if self.rows_as == "chat" and self.rows is None:
+            raise ValueError(
+                f"rows_as=chat is about the teacher's rows, and method {self.method} has none; leave it out"
+            )
         for block in (self.trainer, self.phase1, self.phase2):
+            if self.rehearse and "max_steps" in block:
+                raise ValueError("rehearse is laid out by epochs; set trainer.num_train_epochs in place of max_steps")
             for key in sorted(set(block) & set(PACKED)):
                 raise ValueError(f"'{key}' is not for a recipe: documents are always packed; set max_tokens")
         return self
@@ -153,7 +175,8 @@ class Config(medsmith.config.Config):
     @property
     def sources(self) -> list[Path]:
         """Where texts come from: the corpora, and what a teacher made of them."""
-        return [corpus.folder for corpus in self.corpora] + ([self.rows] if self.rows else [])
+        again = self.rehearse.rows if self.rehearse else []
+        return [corpus.folder for corpus in self.corpora] + ([self.rows] if self.rows else []) + again
 
 
 def _wanted(name: str, maker: str, method: str) -> str:
@@ -171,7 +194,12 @@ def main(config: Config, callbacks: Sequence[Any] = ()) -> Path:
     with run.start(config, "experts.train") as this:
         tokenizer = load_tokenizer(config.base)
         _check_context(config)
-        phases, mixed = build_phases(config, texts, tokenizer, this.folder / "checkpoints")
+        again, licences = read_rows(config.rehearse.rows) if config.rehearse else ([], {})
+        this.facts["licences"] |= licences
+        phases, mixed = build_phases(config, texts, tokenizer, this.folder / "checkpoints", again)
+        left_out = [{"phase": name} | row for name, phase in phases.items() for row in phase.left_out]
+        if left_out:
+            write_jsonl(this.folder / "left_out.jsonl", left_out)
         write_json(this.folder / "data.json", describe(config, texts, phases, mixed))
         held = HeldOut(texts.heldout, tokenizer, config.max_tokens)
         reports = []
@@ -201,9 +229,12 @@ def _check_context(config: Config) -> None:
 
 
 def build_phases(
-    config: Config, texts: Texts, tokenizer: Any, folder: Path
+    config: Config, texts: Texts, tokenizer: Any, folder: Path, again: Sequence[Row] = ()
 ) -> tuple[dict[str, Phase], dict[str, dict[str, float]]]:
-    """The phases by name, in order, their tokens in files of `folder`; and what each corpus gave to a mixture."""
+    """The phases by name, in order, their tokens in files of `folder`; and what each corpus gave to a mixture.
+
+    `again` is rehearsed in each.
+    """
     marks = document_marks(tokenizer)
 
     def encode(parts: list[str]) -> list[list[int]]:
@@ -212,9 +243,18 @@ def build_phases(
         encoded: list[list[int]] = tokenizer(parts, add_special_tokens=False, verbose=False)["input_ids"]
         return encoded
 
+    mixed: dict[str, dict[str, float]] = {}
+
     def build(name: str, outputs: dict[str, list[str]], with_documents: bool) -> Phase:
         file = folder / f"{name}.tokens"
-        builder = PhaseBuilder(encode, marks, config.max_tokens, file, write=processes.is_main())
+        builder = PhaseBuilder(
+            encode,
+            marks,
+            config.max_tokens,
+            file,
+            write=processes.is_main(),
+            encode_chats=partial(label_answers, tokenizer),
+        )
         for corpus in texts.corpora:
             builder.add(
                 corpus.train(),
@@ -222,7 +262,15 @@ def build_phases(
                 with_documents=with_documents,
                 name=corpus.name,
                 rank=lambda key: int(content_id("mix", config.seed, key)[:12], 16),
+                converse=partial(converse, task=texts.task, seed=config.seed) if config.rows_as == "chat" else None,
             )
+        if config.mix is not None:
+            shares = config.mix
+            builder.phase.chosen, given = choose(builder.phase, shares.shares, shares.tokens, shares.repeats)
+            mixed.update(given)
+        if config.rehearse is not None:
+            epochs = whole_epochs(settings(config, name)["num_train_epochs"])
+            rehearse(builder, again, config.rehearse, epochs, config.seed, name)
         phase = builder.finish()
         processes.wait()
         return phase
@@ -231,11 +279,7 @@ def build_phases(
         return {"phase1": build("phase1", texts.outputs, False), "phase2": build("phase2", texts.outputs, True)}, {}
     if config.method == "explainer":
         return {"explainer": build("explainer", texts.outputs, False)}, {}
-    phase = build(config.method, {}, True)
-    mixed: dict[str, dict[str, float]] = {}
-    if config.mix is not None:
-        phase.chosen, mixed = choose(phase, config.mix.shares, config.mix.tokens, config.mix.repeats)
-    return {config.method: phase}, mixed
+    return {config.method: build(config.method, {}, True)}, mixed
 
 
 def document_marks(tokenizer: Any) -> Marks:

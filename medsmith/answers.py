@@ -3,20 +3,25 @@
     sequence = label_answers(tokenizer, [[{"role": "user", …}, {"role": "assistant", …}], …])[0]
 
 TRL reads the mask from marks in the template (`{% generation %}`), which few published models have, or from versions
-of known templates that it brings. Where there is neither, the last turn is trained: the answer, and the token that
-ends the turn. The prompt is encoded by itself, as it is when the model is asked.
+of known templates that it brings. Here every turn of the assistant is trained without them: the answer, and the token
+that ends the turn. The prompt is encoded by itself, as it is when the model is asked.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from medsmith.borders import end_of_turn
 from medsmith.errors import UserError
 from medsmith.packing import IGNORED, Labelled
 
-Messages = Sequence[dict[str, str]]
+Messages = Sequence[Mapping[str, str]]
+
+
+class _Part(NamedTuple):
+    text: str
+    trained: bool
 
 
 def has_marks(tokenizer: Any) -> bool:
@@ -34,17 +39,38 @@ def label_answers(tokenizer: Any, conversations: Sequence[Messages]) -> list[Lab
     """Token ids and labels of conversations whose last turn is the assistant's.
 
     Raises:
-        UserError: the template writes the prompt otherwise once there is an answer, changes it, or ends no turn.
+        UserError: there is no template or it refuses a conversation; it writes a prompt otherwise once there is an
+            answer, changes the answer, or ends no turn; or a conversation has no turn of the assistant.
     """
-    end = tokenizer.convert_ids_to_tokens(end_of_turn(tokenizer))
-    prompts = tokenizer.apply_chat_template(
-        [list(turns[:-1]) for turns in conversations], tokenize=False, add_generation_prompt=True
-    )
-    wholes = tokenizer.apply_chat_template([list(turns) for turns in conversations], tokenize=False)
-    parts: list[str] = []
-    for turns, prompt, whole in zip(conversations, prompts, wholes, strict=True):
-        answer = turns[-1]["content"].strip()
-        if not whole.startswith(prompt):
+    if not tokenizer.chat_template:
+        raise UserError("the model has no chat template, so it cannot be asked; give it a chat_template.jinja")
+    end = str(tokenizer.convert_ids_to_tokens(end_of_turn(tokenizer)))
+    parts = [list(_parts(tokenizer, turns, end)) for turns in conversations]
+    texts = [part.text for conversation in parts for part in conversation]
+    encoded = iter(tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] if texts else [])
+    found = []
+    for conversation in parts:
+        whole = Labelled([], [])
+        for part in conversation:
+            ids = next(encoded)
+            whole.tokens.extend(ids)
+            whole.labels.extend(ids if part.trained else [IGNORED] * len(ids))
+        found.append(whole)
+    return found
+
+
+def _parts(tokenizer: Any, turns: Messages, end: str) -> Iterator[_Part]:
+    """The rendering of a conversation, what is read and what is trained in turn."""
+    if not turns or turns[-1]["role"] != "assistant":
+        raise UserError(f"a conversation does not end with the assistant's turn: {str(list(turns))[:200]}")
+    written = ""
+    for number, turn in enumerate(turns):
+        if turn["role"] != "assistant":
+            continue
+        answer = turn["content"].strip()
+        prompt = _render(tokenizer, turns[:number], True)
+        whole = _render(tokenizer, turns[: number + 1], False)
+        if not (prompt.startswith(written) and whole.startswith(prompt)):
             raise _unfit("writes the prompt otherwise once there is an answer")
         rest = whole[len(prompt) :]
         start = rest.find(answer)
@@ -53,12 +79,20 @@ def label_answers(tokenizer: Any, conversations: Sequence[Messages]) -> list[Lab
         stop = rest.find(end, start + len(answer))
         if stop < 0 or rest[start + len(answer) : stop].strip():
             raise _unfit(f"does not end the assistant's turn with {end} behind the answer, so a model would not stop")
-        parts += [prompt, rest[: stop + len(end)], rest[stop + len(end) :]]
-    ids = tokenizer(parts, add_special_tokens=False, verbose=False)["input_ids"] if parts else []
-    return [
-        Labelled([*before, *trained, *after], [*[IGNORED] * len(before), *trained, *[IGNORED] * len(after)])
-        for before, trained, after in zip(ids[::3], ids[1::3], ids[2::3], strict=True)
-    ]
+        yield _Part(prompt[len(written) :], False)
+        yield _Part(rest[: stop + len(end)], True)
+        written = prompt + rest[: stop + len(end)]
+    yield _Part(whole[len(written) :], False)
+
+
+def _render(tokenizer: Any, turns: Messages, ask: bool) -> str:
+    from jinja2 import TemplateError
+
+    try:
+        text: str = tokenizer.apply_chat_template(list(turns), add_generation_prompt=ask, tokenize=False)
+    except TemplateError as error:
+        raise UserError(f"the model's chat template refuses {str(list(turns))[:200]}: {error}") from None
+    return text
 
 
 def _unfit(what: str) -> UserError:

@@ -28,8 +28,8 @@ class Kind:
     """What rows of one kind train on."""
 
     name: str
-    end: Literal["turn", "document"]
-    """What closes every part that is trained."""
+    end: Literal["turn", "document", "either"]
+    """What closes every part that is trained; either: a document, where all of it is trained, else a turn."""
     low: float
     high: float
     """The plausible share of trained tokens. Of documents the first token is context, and is not counted."""
@@ -41,6 +41,7 @@ CONVERSATIONS = Kind("whole conversations", "turn", 0.9, 1.0)
 OUTPUTS = Kind("outputs", "document", 1.0, 1.0)
 """Phase 1 of pre-instruction tuning: rows are outputs and nothing else, so all of them is trained."""
 DOCUMENTS = Kind("documents", "document", 1.0, 1.0)
+DOCUMENTS_AND_CHATS = Kind("documents and assistant turns", "either", 0.002, 1.0)
 
 
 @dataclass(frozen=True)
@@ -234,8 +235,8 @@ def examine(rows: Sequence[Row], tokenizer: Any, kind: Kind, *, show: bool = Tru
     """
     from medsmith.borders import end_of_document, end_of_turn
 
-    end = end_of_turn(tokenizer) if kind.end == "turn" else end_of_document(tokenizer)
-    name = tokenizer.convert_ids_to_tokens(end)
+    ends = {"turn": end_of_turn(tokenizer), "document": end_of_document(tokenizer)}
+    names = {part: tokenizer.convert_ids_to_tokens(end) for part, end in ends.items()}
     for row in rows:
         start = 0
         for ids, trained in row.members():
@@ -244,12 +245,13 @@ def examine(rows: Sequence[Row], tokenizer: Any, kind: Kind, *, show: bool = Tru
                 raise UserError(f"{where} trains on nothing{_said(ids, tokenizer, show)}; see the chat template's mask")
             if start and trained[0]:
                 raise UserError(f"{where}: the first token of a document is trained, predicted from another document")
-            if kind.end == "turn":
-                _check_turns(ids, trained, end, name, where)
+            of = kind.end if kind.end != "either" else "document" if all(trained[1:]) else "turn"
+            if of == "turn":
+                _check_turns(ids, trained, ends[of], names[of], where)
             else:
-                _check_document(ids, trained, end, name, where, longest)
+                _check_document(ids, trained, ends[of], names[of], where, longest)
             start += len(ids)
-    counted = sum(len(row.ids) - (len(row.lengths) if kind.end == "document" else 0) for row in rows)
+    counted = sum(len(row.ids) - (len(row.lengths) if kind.end != "turn" else 0) for row in rows)
     share = sum(sum(row.trained) for row in rows) / counted
     if not kind.low <= share <= kind.high:
         raise UserError(
