@@ -99,7 +99,7 @@ def main(settings: Config, callbacks: Sequence[Any] = ()) -> Path:
         summary = follow(trainer, this, "dpo", tokenizer, story, open_slice(settings.evaluate, tokenizer))
         save_trained(trainer.model, tokenizer, this.folder, settings.dtype, settings.lora, settings.model)
         # What was saved, loaded as before: the trainer's own copy computes in bfloat16 even after training.
-        facts = compare(before, measure(load_model(settings.out), tokenizer, measured), arguments.beta)
+        facts = compare(measured, before, measure(load_model(settings.out), tokenizer, measured), arguments.beta)
         facts["lengths"] = compare_lengths(tokenizer, chosen.train)
         facts["measured_on"] = "held-out pairs" if chosen.heldout else "training pairs"
         if facts["likelihood_displacement"]:

@@ -71,6 +71,7 @@ def describe(
         # 0: neither side is longer. Training learns length where this is far from it.
         "mean_log_length_ratio": _mean(ratios),
         "reasons": dict(sorted(Counter(row["reason"] for row in dropped).items())),
+        "error_types": dict(Counter(pair.error_type for pair in pairs).most_common()),
     }
 
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from medsmith.intervals import paired_change
 from medsmith.records import Instruction
+
+SIDES = ("before", "after")
 
 
 @dataclass(frozen=True)
@@ -18,6 +22,11 @@ class Pair:
     rejected: float
     chosen_tokens: int
     rejected_tokens: int
+
+    @property
+    def prefers_chosen(self) -> bool:
+        """Whether the chosen answer is the likelier one, per token, so that length decides nothing."""
+        return self.chosen / self.chosen_tokens > self.rejected / self.rejected_tokens
 
 
 def measure(model: Any, tokenizer: Any, rows: Sequence[Instruction]) -> list[Pair]:
@@ -31,18 +40,20 @@ def measure(model: Any, tokenizer: Any, rows: Sequence[Instruction]) -> list[Pai
     return [Pair(score.logprobs[0], score.logprobs[1], score.tokens[0], score.tokens[1]) for score in scores]
 
 
-def compare(before: Sequence[Pair], after: Sequence[Pair], beta: float) -> dict[str, Any]:
+def compare(rows: Sequence[Instruction], before: Sequence[Pair], after: Sequence[Pair], beta: float) -> dict[str, Any]:
     """The facts for a card: log-probabilities per token, accuracies, margin, and likelihood displacement.
 
     * `accuracy`: the share of pairs where the chosen answer is the likelier one, per token, so that length decides
       nothing.
+    * `accuracy_change`: its change, with a paired 95 % interval over instructions; `by_error_type`: pairs, accuracy
+      before and after.
     * `reward_accuracy`, `reward_margin`: of DPO's implicit reward, beta times what training added to an answer's
       log-probability; 0.5 is chance.
     * `chosen_change`: what training added to the chosen answers, in nats per token. Below zero, training moved
       probability away from the good answers as well (likelihood displacement): it can raise every margin and still
       make a worse model.
     """
-    assert len(before) == len(after) > 0, "the same pairs are measured before and after"
+    assert len(rows) == len(before) == len(after) > 0, "the same pairs are measured before and after"
     rewards = [
         (beta * (new.chosen - old.chosen), beta * (new.rejected - old.rejected))
         for old, new in zip(before, after, strict=True)
@@ -52,10 +63,18 @@ def compare(before: Sequence[Pair], after: Sequence[Pair], beta: float) -> dict[
         facts[name] = {
             "chosen_logprob": _per_token(pairs, "chosen"),
             "rejected_logprob": _per_token(pairs, "rejected"),
-            "accuracy": _mean(
-                [pair.chosen / pair.chosen_tokens > pair.rejected / pair.rejected_tokens for pair in pairs]
-            ),
+            "accuracy": _mean([pair.prefers_chosen for pair in pairs]),
         }
+    right = [[float(pair.prefers_chosen) for pair in pairs] for pairs in (before, after)]
+    change = paired_change(right[0], right[1], [row.instruction for row in rows])
+    facts["accuracy_change"] = {name: round(value, 6) for name, value in change._asdict().items()}
+    places: dict[str, list[int]] = defaultdict(list)
+    for place, row in enumerate(rows):
+        places[row.error_type or "none given"].append(place)
+    facts["by_error_type"] = {
+        name: {"pairs": len(at), **{side: _mean([one[n] for n in at]) for side, one in zip(SIDES, right, strict=True)}}
+        for name, at in sorted(places.items())
+    }
     facts["reward_accuracy"] = _mean([(good > bad) + 0.5 * (good == bad) for good, bad in rewards])
     facts["reward_margin"] = _mean([good - bad for good, bad in rewards])
     facts["chosen_change"] = round(facts["after"]["chosen_logprob"] - facts["before"]["chosen_logprob"], 6)

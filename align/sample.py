@@ -4,15 +4,17 @@
 
 On-policy: what is rejected is what the model itself would say, so training moves what is likely. Answers come from a
 model folder (`model`) or an endpoint (`server`); they are scored against the row's own output (JSON by its values, a
-label by equality, all else by ROUGE-L) or by a `judge`. Writes a pair folder as mediflow.pair does (`data/*.parquet`
-with rejected_output), which align.dpo reads as it is, `scores.jsonl` and `dropped.jsonl`. A killed run continues;
-another margin costs nothing, for the calls are kept in raw/.
+label by equality, all else by ROUGE-L) or by a `judge`. So pairs attack the errors that the model makes, as often as it
+makes them: `error_type` says what is wrong with the rejected answer (align/error_types.py). Writes a pair folder as
+mediflow.pair does (`data/*.parquet` with rejected_output), which align.dpo reads as it is, `scores.jsonl` and
+`dropped.jsonl`. A killed run continues; another margin costs nothing, for the calls are kept in raw/.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -20,10 +22,12 @@ from pydantic import Field, model_validator
 
 from align import rows as select
 from align.answering import Answers, answer_rows, open_speaker
-from align.pairing import Limits, Scored, describe, make_pair
+from align.error_types import Terms, answers_by_task, find_errors, read_terms
+from align.pairing import ON_POLICY, Limits, Scored, describe, make_pair
 from align.quotas import Quotas
 from align.scores import judge_messages, measure_of, read_grade, score
 from medsmith import config, run
+from medsmith.answer_balance import balance_answers, count_answers, largest_difference
 from medsmith.command import run_command
 from medsmith.config import ModelRef, execution
 from medsmith.errors import UserError
@@ -32,6 +36,8 @@ from medsmith.llm import Engine, Summary, TeacherConfig, open_teacher, run_calls
 from medsmith.records import Instruction, read_parquet, write_jsonl, write_parquet
 
 LOG = logging.getLogger(__name__)
+UNEVEN = "its answer is rejected or chosen too often"
+Known = Mapping[str, Collection[str]]
 
 
 class Config(config.Config):
@@ -52,6 +58,12 @@ class Config(config.Config):
     margin: float = Field(0.1, gt=0, le=1, description="the least difference of scores, from 0 to 1")
     least: float = Field(0.0, ge=0, le=1, description="the least score of the better answer")
     max_length_ratio: float = Field(4.0, gt=1, description="drop pairs in which one answer is so many times longer")
+    balance_answers: bool = Field(
+        False, description="drop pairs until each short answer of a task is rejected as often as chosen, within one"
+    )
+    generated: Path | None = Field(
+        None, description="the mediflow.generate folder whose facts name drugs, diseases and symptoms, for error types"
+    )
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="type of the weights when run")
     device: str = execution("auto", "auto, cpu or cuda")
     engine: Engine = execution("local", "who makes the calls to server and judge: local, batch, vllm or ray")
@@ -77,11 +89,19 @@ def main(settings: Config) -> Path:
         answers, usage = sample(settings, this.folder, rows)
         scored, judging = grade(settings, this.folder, rows, answers)
         limits = Limits(settings.margin, settings.least, settings.max_length_ratio)
-        made = {row.id: make_pair(row, scored[row.id], limits) for row in rows}
+        terms = read_terms(settings.generated / "facts.jsonl") if settings.generated else {}
+        known = answers_by_task(rows)
+        made = {row.id: _typed(make_pair(row, scored[row.id], limits), row, known, terms) for row in rows}
         pairs = [pair for pair in made.values() if isinstance(pair, Instruction)]
         dropped += [
             {"id": key, "reason": why, **_lost(answers[key])} for key, why in made.items() if isinstance(why, str)
         ]
+        uneven = largest_difference(count_answers(pairs))
+        if settings.balance_answers:
+            rows_of = {pair.id: key for key, pair in made.items() if isinstance(pair, Instruction)}
+            balanced = balance_answers(pairs, settings.seed, swap=False)
+            dropped += [{"id": rows_of[pair.id], "reason": UNEVEN, "answers": why} for pair, why in balanced.dropped]
+            pairs = list(balanced.kept)
         assert len(found) == len(pairs) + len(dropped), "no row vanishes"
         write_jsonl(this.folder / "dropped.jsonl", dropped)
         if not pairs:
@@ -89,6 +109,10 @@ def main(settings: Config) -> Path:
         write_parquet(this.folder / "data" / "train-00000-of-00001.parquet", pairs)
         write_jsonl(this.folder / "scores.jsonl", [_score_line(settings, row, scored[row.id]) for row in rows])
         this.facts["sample"] = describe(scored, pairs, dropped) | {"usage": usage, "judging": judging}
+        this.facts["sample"]["answer_difference"] = {
+            "before": uneven,
+            "after": largest_difference(count_answers(pairs)),
+        }
         LOG.info("%d pairs of %d rows; %s", len(pairs), len(found), this.facts["sample"]["reasons"])
         return this.finish(rows=len(found), kept=len(pairs), dropped=len(dropped))
 
@@ -149,6 +173,14 @@ def grade(
         for row in rows
     }
     return scored, usage.facts() | {"ungraded": ungraded}
+
+
+def _typed(made: Instruction | str, row: Instruction, known: Known, terms: Terms) -> Instruction | str:
+    """The pair with what is wrong with its rejected answer beside the row's own."""
+    if isinstance(made, str):
+        return made
+    errors = find_errors(row, made.rejected_output, known[row.task_type], terms)
+    return replace(made, error_type=f"{ON_POLICY}: {', '.join(errors)}") if errors else made
 
 
 def _lost(answers: Answers) -> dict[str, Any]:

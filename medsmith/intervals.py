@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from medsmith.errors import UserError
@@ -30,3 +31,20 @@ def wilson(successes: float, n: int) -> Interval:
     centre = (share + Z**2 / (2 * n)) / (1 + Z**2 / n)
     half = Z / (1 + Z**2 / n) * math.sqrt(share * (1 - share) / n + Z**2 / (4 * n**2))
     return Interval(share, max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half)))
+
+
+def paired_change(
+    before: Sequence[float], after: Sequence[float], groups: Sequence[str], seed: int = 0, resamples: int = 4000
+) -> Interval:
+    """The change of a mean over the same items, with the percentiles of a bootstrap over whole groups."""
+    import numpy as np
+
+    if not len(before) == len(after) == len(groups) > 0:
+        raise UserError(f"{len(before)} values before, {len(after)} after, {len(groups)} groups; there must be as many")
+    names, index = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
+    changes = np.bincount(index, np.asarray(after, dtype=float) - np.asarray(before, dtype=float), len(names))
+    sizes = np.bincount(index, minlength=len(names))
+    rng = np.random.default_rng(seed)
+    draws = (rng.integers(len(names), size=len(names)) for _ in range(resamples))
+    low, high = np.percentile([changes[drawn].sum() / sizes[drawn].sum() for drawn in draws], (2.5, 97.5))
+    return Interval(float(changes.sum() / sizes.sum()), float(low), float(high))

@@ -145,10 +145,25 @@ def test_preference_facts_are_computed_by_hand() -> None:
     """Two pairs: one learned, one unlearned; the good answers lose probability, and that is said."""
     before = [Pair(-4.0, -4.0, 2, 4), Pair(-6.0, -2.0, 2, 2)]
     after = [Pair(-5.0, -9.0, 2, 4), Pair(-6.0, -1.0, 2, 2)]
-    facts = compare(before, after, beta=0.1)
+    rows = [row(1, error_type="ambiguity"), row(2, error_type="rule_drug")]
+    facts = compare(rows, before, after, beta=0.1)
     assert facts["before"] == {"chosen_logprob": -2.5, "rejected_logprob": -1.0, "accuracy": 0.0}
     assert facts["after"] == {"chosen_logprob": -2.75, "rejected_logprob": -1.666667, "accuracy": 0.0}
     # rewards: 0.1 * (-1 - -5) = 0.4 and 0.1 * (0 - 1) = -0.1
     assert facts["reward_margin"] == pytest.approx(0.15) and facts["reward_accuracy"] == 0.5
     assert facts["chosen_change"] == -0.25 and facts["likelihood_displacement"] is True
-    assert compare(before, before, 0.1)["reward_accuracy"] == 0.5
+    assert compare(rows, before, before, 0.1)["reward_accuracy"] == 0.5
+
+
+def test_planted_errors_are_counted_by_type_with_a_paired_interval() -> None:
+    """Of four pairs one is preferred before and three after, both new ones of one type."""
+    sound, flawed = Pair(-1.0, -2.0, 1, 1), Pair(-2.0, -1.0, 1, 1)
+    rows = [row(n, instruction=f"Task {n}.", error_type=name) for n, name in enumerate(("side", "side", "dose", ""))]
+    facts = compare(rows, [flawed, flawed, sound, flawed], [sound, sound, sound, flawed], 0.1)
+    assert facts["by_error_type"] == {
+        "dose": {"pairs": 1, "before": 1.0, "after": 1.0},
+        "none given": {"pairs": 1, "before": 0.0, "after": 0.0},
+        "side": {"pairs": 2, "before": 0.0, "after": 1.0},
+    }
+    change = facts["accuracy_change"]
+    assert change["value"] == 0.5 and change["low"] == 0.0 and change["high"] == 1.0
