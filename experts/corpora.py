@@ -9,7 +9,9 @@ Reads JSON Lines, JSON, Parquet, CSV, folders of .txt, .md or .pdf, a data set o
 a code table. Corpora known by name (experts/corpus/*.yml) bring their columns and licences. Writes train.jsonl,
 heldout.jsonl, dropped.jsonl (every document left out, with the reason), corpus.json (counts, words, licences) and a
 card, README.md. Whether a document is held out depends on its id (or patient) and the seed alone: adding documents
-moves no other. With `access=credentialed` no text is copied: rows say where each lies, and training reads it there.
+moves no other. Of form=lines nearly every held-out line is another wording of a code that is read: the loss on them
+tells recall, for no code's meaning follows from another's; and a blocklist that asks for the codes drops their lines.
+With `access=credentialed` no text is copied: rows say where each lies, and training reads it there.
 
 Documents are read twice (three times with near duplicates) and never kept, so a corpus may be larger than memory.
 """
@@ -91,7 +93,12 @@ class Config(medsmith.config.Config):
     form: Literal["pages", "lines"] = Field(
         "pages", description="of icd10cm: a page a category, or lines, each a document: what one code means"
     )
-    wordings: int = Field(len(WORDINGS), ge=1, le=len(WORDINGS), description="of form=lines: wordings of each code")
+    wordings: int = Field(
+        5,
+        ge=1,
+        le=len(WORDINGS),
+        description="of form=lines: wordings of each code; the second and the last two name first",
+    )
     prefixes: list[str] = Field([], description="beginnings of the codes to take, e.g. [E11, I10]; none: all")
     max_characters: int | None = Field(None, ge=3, description="longest ICD code, without its dot; none: all")
     licences: Licences = Field(Licences(), description="which licences may be used")
@@ -115,8 +122,13 @@ class Config(medsmith.config.Config):
         of_codes = self.table or self.known in ("icd10cm", "atc")
         if not of_codes and (self.prefixes or self.max_characters):
             raise ValueError("prefixes and max_characters choose codes of a table; they have no meaning for a corpus")
-        if self.form == "lines" and self.table != "icd10cm":
+        if self.form == "lines" and (self.table or self.known) != "icd10cm":
             raise ValueError("form=lines writes the codes of table=icd10cm; leave it out for other corpora")
+        if self.form == "lines" and self.near_duplicates.threshold:
+            raise ValueError(
+                "near_duplicates would drop wordings of one code, and codes that differ by one word; leave it out with "
+                "form=lines"
+            )
         if self.access == "credentialed" and (of_codes or not isinstance(self.corpus, Path)):
             raise ValueError("texts under an agreement stay in your own files; give their path as corpus")
         if self.split.by == "patient" and "patient" not in self.columns and self.known is None:

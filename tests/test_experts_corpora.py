@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import simple_icd_10_cm
 
 from experts import corpora
 from experts.corpus.tables import icd10cm
@@ -133,7 +134,7 @@ def test_code_table_gives_a_document_a_category(tmp_path: Path) -> None:
 def test_code_table_gives_a_line_a_code_and_wording(tmp_path: Path) -> None:
     """E11 and its nine codes of four characters, each said in three ways, one of them name first; none of questions."""
     said = {"table": "icd10cm", "prefixes": ["E11"], "max_characters": 4, "form": "lines", "heldout_share": 0}
-    made = corpora.main(load(corpora.Config, said | {"out": tmp_path / "icd", "wordings": 3, "min_words": 3}))
+    made = corpora.main(load(corpora.Config, said | {"out": tmp_path / "icd", "wordings": 3}))
     lines = [row["text"] for row in read_jsonl(made / "train.jsonl")]
     of_one = {line for line in lines if "E11.9" in line}
     name = "Type 2 diabetes mellitus without complications"
@@ -146,6 +147,25 @@ def test_code_table_gives_a_line_a_code_and_wording(tmp_path: Path) -> None:
     assert len(lines) == 3 * (len(set(codes)) + 1) and all("\n" not in line for line in lines)
     with pytest.raises(UserError, match="form=lines writes the codes of table=icd10cm"):
         load(corpora.Config, {"out": tmp_path / "x", "corpus": str(tmp_path / "a.jsonl"), "form": "lines"})
+
+
+def test_no_line_of_the_table_is_lost_and_held_out_lines_are_of_read_codes(tmp_path: Path) -> None:
+    """Neighbouring codes and wordings of one code all stay, one-word meanings too; and nearly all codes are read."""
+    said = {"table": "icd10cm", "prefixes": ["A0", "S52"], "form": "lines", "wordings": 7}
+    made = corpora.main(load(corpora.Config, said | {"out": tmp_path / "icd"}))
+    counts = read_json(made / "corpus.json")["documents"]
+    codes = [code for code in simple_icd_10_cm.get_all_codes(True) if code.startswith(("A0", "S52"))]
+    kept = [code for code in codes if simple_icd_10_cm.is_category_or_subcategory(code)]
+    assert counts["dropped"] == 0 and counts["read"] == 7 * len(kept) > 10_000
+    read, held = (
+        {row["id"].rpartition("-")[0] for row in read_jsonl(made / f"{side}.jsonl")} for side in ("train", "heldout")
+    )
+    assert held <= read and "recall" in (made / "README.md").read_text()
+    asked = "What is the description of the medical code"
+    assert not any(asked in row["text"] for row in read_jsonl(made / "train.jsonl"))
+    near = {"near_duplicates": {"threshold": 0.8}, "out": tmp_path / "near"}
+    with pytest.raises(UserError, match="would drop wordings of one code"):
+        load(corpora.Config, said | near)
 
 
 def test_unknown_prefix_and_origin_are_refused(tmp_path: Path) -> None:

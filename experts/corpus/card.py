@@ -81,6 +81,11 @@ def held_out(config: Config, summary: Mapping[str, Any]) -> str:
     """How the two sides were divided."""
     if config.split.by == "time":
         return f"By time: what is of {summary.get('split_at')} or later is held out."
+    if config.form == "lines":
+        return (
+            f"{config.heldout_share:.0%} of all lines, by the hash of their ids, with seed {config.seed}: other "
+            "wordings of codes that are read. Their loss tells recall; no code's meaning follows from another's."
+        )
     unit = {"document": "documents", "patient": "patients, each with all documents on one side"}[config.split.by]
     of = "of every source" if config.split.by_source else "of all"
     return f"{config.heldout_share:.0%} {of}, by the hash of {unit}, with seed {config.seed}."

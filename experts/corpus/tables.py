@@ -18,8 +18,10 @@ WORDINGS = (
     "Question: What does the ICD-10-CM code {code} stand for? Answer: {name}.",
     "In ICD-10-CM, {code} is the code for {name}.",
     "The meaning of the diagnosis code {code} is {name}.",
+    "Question: Which ICD-10-CM code stands for {name}? Answer: {code}.",
+    "{name} has the ICD-10-CM code {code}.",
 )
-"""Ways of saying what a code means; one begins with the name. None is that of eval.make_icd10cm's questions."""
+"""Ways of saying what a code means, the code first or the name. None is that of eval.make_icd10cm's questions."""
 ATC_LEVELS = {1: 1, 3: 2, 4: 3, 5: 4, 7: 5}
 """The level of an ATC code, by its length."""
 
