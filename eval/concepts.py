@@ -6,16 +6,19 @@ negation nor abbreviations, and is no UMLS linker: the two have metrics of their
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from eval.scorers import set_f1
-from medsmith.digests import file_digest
+from medsmith.digests import cache_folder, file_digest
 from medsmith.errors import UserError
+from medsmith.records import content_id, write_json
 
 Extractor = Callable[[str], set[str]]
 
@@ -75,16 +78,31 @@ def load_dictionary(path: Path | None = None) -> Dictionary:
     readers = {".tsv": _read_tsv, ".xml": _read_tabular}
     if file.suffix not in readers:
         raise UserError(f"{file}: cannot read '{file.suffix}'; give a dictionary that ends with .tsv or .xml")
-    names: dict[tuple[str, ...], str] = {}
-    for concept, name in readers[file.suffix](file):
-        words = tuple(_words(name))
-        # The table lists a category before its codes: a name that several have is the most general one's.
-        if words and (len(words) > 1 or len(words[0]) > 2):
-            names.setdefault(words, concept)
-    if not names:
-        raise UserError(f"{file} holds no name of a concept; write lines of concept id, tab, name")
-    source = f"{file.name}, {len(names)} names, sha256 {file_digest(file)[:12]}"
+    digest = file_digest(file)
+    # To read the table takes a second, which is a tenth of an evaluation of a small model: its names are kept.
+    kept = cache_folder() / f"concepts-{content_id(digest, file_digest(Path(__file__)))}.json"
+    names = _read_kept(kept)
+    if names is None:
+        names = {}
+        for concept, name in readers[file.suffix](file):
+            words = tuple(_words(name))
+            # The table lists a category before its codes: a name that several have is the most general one's.
+            if words and (len(words) > 1 or len(words[0]) > 2):
+                names.setdefault(words, concept)
+        if not names:
+            raise UserError(f"{file} holds no name of a concept; write lines of concept id, tab, name")
+        with contextlib.suppress(OSError):  # without a cache it is read again
+            write_json(kept, {" ".join(words): concept for words, concept in names.items()})
+    source = f"{file.name}, {len(names)} names, sha256 {digest[:12]}"
     return Dictionary(source, names, _lengths(names))
+
+
+def _read_kept(path: Path) -> dict[tuple[str, ...], str] | None:
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return {tuple(name.split(" ")): concept for name, concept in kept.items()}
 
 
 def packaged_table() -> Path:

@@ -56,6 +56,11 @@ def file_digest(path: Path) -> str:
     return value
 
 
+def cache_folder() -> Path:
+    """Where what can be made again is kept for this user; it may not exist yet."""
+    return Path(os.environ.get("XDG_CACHE_HOME", "") or Path.home() / ".cache") / "medsmith"
+
+
 @functools.lru_cache(maxsize=8)
 def _memo(cache_home: str, process: int, thread: int) -> sqlite3.Connection:
     """The memo of this user; in memory only where the cache folder cannot be written. Never shared over a fork."""

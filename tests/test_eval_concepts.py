@@ -107,6 +107,20 @@ def test_a_dictionary_that_cannot_be_read_is_named(name: str, text: str | None, 
         load_dictionary(tmp_path / name)
 
 
+def test_names_that_were_kept_are_those_of_the_file(own: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The second reading comes from the cache, torn or not; a file that was changed is read anew."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    first = load_dictionary.__wrapped__(own)
+    (kept,) = (tmp_path / "cache/medsmith").glob("concepts-*.json")
+    assert load_dictionary.__wrapped__(own) == first
+    kept.write_text('{"gout": "OTHER"}')
+    assert load_dictionary.__wrapped__(own).names == {("gout",): "OTHER"}  # it is the cache that is read
+    kept.write_text('{"gout')
+    assert load_dictionary.__wrapped__(own) == first
+    own.write_text("X\tgout\n")
+    assert load_dictionary.__wrapped__(own).find("gout") == {"X"}
+
+
 def task_of(name: str, golds: list[str]) -> Task:
     items = [Item(str(number), str(number), ask("", ""), gold) for number, gold in enumerate(golds)]
     return Task(name, load_benchmark(name), BenchmarkSettings(), Path(name), items, Counter(), 8, {"file": "x"})
