@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from eval.engines.transformers import LocalModel, generate
+from eval.engines.transformers import LocalModel, generate, shared_start, takes_shared_start
 from medsmith.errors import UserError
 from medsmith.likelihood import ChoiceItem
 
@@ -42,6 +43,49 @@ def test_a_padded_batch_writes_what_single_prompts_write(engine: LocalModel) -> 
         expected = greedy(engine.model, ids, 8, {engine.tokenizer.eos_token_id, engine.tokenizer.pad_token_id})
         assert reply.text == engine.tokenizer.decode(expected, skip_special_tokens=True)
         assert (reply.tokens, reply.finish) == (8, "length")
+
+
+def test_what_all_prompts_begin_with_is_read_once_and_changes_nothing(engine: LocalModel) -> None:
+    """Six questions of other lengths behind one instruction: token for token what each writes alone, without a start.
+
+    The model sees the instruction once for all, and then only the rests.
+    """
+    told = {"role": "system", "content": "Answer the question. Decide how the second sentence relates to the first."}
+    texts = ("No fever.", "?", "Left lower lobe pneumonia.", CHATS[1][0]["content"], "Blood pressure 150/90.", "ICD-10")
+    encoded = engine.encode([[told, {"role": "user", "content": text}] for text in texts])
+    start = shared_start(encoded)
+    widths: list[tuple[int, ...]] = []
+    hook = engine.model.register_forward_pre_hook(
+        lambda module, args, given: widths.append(tuple(given["input_ids"].shape)), with_kwargs=True
+    )
+    try:
+        replies = engine.write(encoded, 8)
+    finally:
+        hook.remove()
+
+    assert takes_shared_start(engine.model) and start > 10
+    assert widths[:2] == [(1, start), (6, max(map(len, encoded)) - start)]
+    for ids, reply in zip(encoded, replies, strict=True):
+        expected = greedy(engine.model, ids, 8, {engine.tokenizer.eos_token_id, engine.tokenizer.pad_token_id})
+        assert reply.text == engine.tokenizer.decode(expected, skip_special_tokens=True)
+
+
+def test_a_start_is_shared_where_it_is_long_enough_and_the_model_allows_it(engine: LocalModel) -> None:
+    """One token is left to each; one prompt, or few tokens, share nothing; windows and stretched ropes refuse."""
+    same = list(range(20))
+    assert shared_start([[*same, 1], [*same, 2, 3]]) == 20
+    assert shared_start([same, [*same, 1]]) == 19
+    assert shared_start([same]) == shared_start([same[:7], [*same[:7], 9]]) == shared_start([[1, *same], same]) == 0
+    plain = engine.model.config.to_dict()
+    for change in (
+        {"sliding_window": 64},
+        {"layer_types": ["linear_attention", "full_attention"]},
+        {"rope_parameters": {"rope_type": "longrope"}},
+        {"rope_parameters": None},
+    ):
+        config = SimpleNamespace(**{**plain, **change})
+        model = SimpleNamespace(config=SimpleNamespace(get_text_config=lambda config=config: config))
+        assert not takes_shared_start(model)
 
 
 def test_writing_stops_at_the_end_of_the_turn(engine: LocalModel) -> None:

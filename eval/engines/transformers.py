@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 IDENTITY = ("*.safetensors", "config.json", "adapter_config.json", "generation_config.json", "tokenizer*",
             "chat_template*", "special_tokens*", "added_tokens.json", "vocab.*", "merges.txt")  # fmt: skip
 
+SHORTEST_START = 8
+PLAIN_POSITIONS = {"default", "linear", "llama3", "yarn"}
+
 
 @dataclass
 class LocalModel:
@@ -130,16 +133,18 @@ def generate(model: Any, tokenizer: Any, prompts: list[list[int]], max_new_token
     """Continue a batch of prompts greedily until the end of the turn or `max_new_tokens`.
 
     The most probable token is taken, whatever sampling or penalty the model's own generation settings ask for. Pass
-    prompts of like length together: they are padded on the left to the longest.
+    prompts of like length together: they are padded to the longest. What all begin with (an instruction, examples) is
+    read once, and the padding stands behind it.
     """
     import torch
-    from transformers import GenerationConfig
+    from transformers import DynamicCache, GenerationConfig
 
     ends = end_ids(model.generation_config.eos_token_id, tokenizer)
-    width = max(map(len, prompts))
-    pad = tokenizer.pad_token_id
-    ids = torch.tensor([[pad] * (width - len(prompt)) + prompt for prompt in prompts], device=model.device)
-    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=model.device)
+    width, pad = max(map(len, prompts)), tokenizer.pad_token_id
+    start = shared_start(prompts) if takes_shared_start(model) else 0
+    rows = [(prompt[:start], width - len(prompt), prompt[start:]) for prompt in prompts]
+    ids = torch.tensor([head + [pad] * gap + tail for head, gap, tail in rows], device=model.device)
+    mask = torch.tensor([[1] * start + [0] * gap + [1] * len(tail) for _, gap, tail in rows], device=model.device)
     settings = GenerationConfig(
         max_new_tokens=max_new_tokens,
         do_sample=False,
@@ -149,13 +154,42 @@ def generate(model: Any, tokenizer: Any, prompts: list[list[int]], max_new_token
         pad_token_id=pad,
     )
     with torch.inference_mode(), _own_settings(model, settings):
-        written = model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)[:, width:].tolist()
+        before = {}
+        if start:
+            cache = DynamicCache(config=model.config)
+            model(input_ids=ids[:1, :start], past_key_values=cache, use_cache=True, logits_to_keep=1)
+            cache.batch_repeat_interleave(len(prompts))
+            before = {"past_key_values": cache}
+        written = model.generate(input_ids=ids, attention_mask=mask, generation_config=settings, **before)
     replies = []
-    for row in written:
+    for row in written[:, width:].tolist():
         stop = next((place for place, token in enumerate(row) if token in ends), None)
         text = tokenizer.decode(row[:stop], skip_special_tokens=True)
         replies.append(Reply(text, len(row) if stop is None else stop + 1, "length" if stop is None else "stop"))
     return replies
+
+
+def shared_start(prompts: Sequence[list[int]]) -> int:
+    """How many tokens all prompts begin with; at least one is left to each. 0 where it is not worth a pass of its own.
+
+    On one thread a fifth of the time for instructions of 16 to 37 tokens before questions of 30 to 80, on 5.6M weights.
+    """
+    first, last = min(prompts), max(prompts)  # of sorted lists these two share the least
+    room = min(map(len, prompts)) - 1
+    same = next((place for place in range(room) if first[place] != last[place]), room)
+    return same if len(prompts) > 1 and same >= SHORTEST_START else 0
+
+
+def takes_shared_start(model: Any) -> bool:
+    """Whether a start read alone is what it is in a longer text, and padding may stand in the midst of one.
+
+    Not so with states in place of keys and values, with windows, and with positions that depend on the length.
+    """
+    config = model.config.get_text_config()
+    rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "unknown")
+    layers = set(getattr(config, "layer_types", None) or ["full_attention"])
+    plain = layers == {"full_attention"} and not getattr(config, "sliding_window", None)
+    return plain and rope in PLAIN_POSITIONS and not getattr(model, "_is_stateful", False)
 
 
 @contextmanager
