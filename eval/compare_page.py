@@ -145,11 +145,12 @@ def _document_lines(corpora: dict[str, Any]) -> list[str]:
 
 
 def _notes(found: dict[str, Any], correction: str) -> list[str]:
-    family = len(found["benchmarks"]) + len(found["perplexity"])
+    entries = [*found["benchmarks"].items(), *found["perplexity"].items()]
+    family = sum(entry["p_corrected"] is not None for _, entry in entries)
     lines = [
-        "- A **real** gain or loss has an interval off zero and a p below 0.05 after correction over all "
-        f"{family} lines of benchmarks and corpora ({correction}); a **weak** one only the interval; the rest is "
-        "**noise**.",
+        "- A **real** gain or loss has an interval off zero and a p below 0.05 after correction over the "
+        f"{family} tested lines of benchmarks and corpora ({correction}); a **weak** one only the interval; the rest "
+        "is **noise**.",
         "- **detectable**: the smallest true difference that such a test finds with 80 % power; a smaller one is "
         "likely missed, so noise does not mean equal.",
     ]
@@ -163,7 +164,7 @@ def _notes(found: dict[str, Any], correction: str) -> list[str]:
         lines.append(
             "- **nats**: of the same documents, after minus before; below zero is a gain. Perplexity is e^nats."
         )
-    for name, entry in [*found["benchmarks"].items(), *found["perplexity"].items()]:
+    for name, entry in entries:
         if entry["verdict"] == "not tested":
             lines.append(f"- {name} is not tested: of {entry['groups']} independent groups no p can be below 0.05.")
     return lines

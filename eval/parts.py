@@ -20,12 +20,12 @@ class Part(NamedTuple):
     file: Path
     rows: int
     of: dict[str, Any]
-    """The split: {benchmark, file, rows, sha256, as_published, by, seed, parts}."""
+    """The split: {benchmark, file, rows, sha256, as_published, by, draw, parts}."""
 
     def describe(self) -> str:
         """`a known part: test, 300 of 1,000 rows, split by content`."""
-        by, seed = self.of["by"], f", seed {self.of['seed']}" if self.of["seed"] else ""
-        return f"a known part: {self.name}, {self.rows:,} of {self.of['rows']:,} rows, split by {by}{seed}"
+        by, draw = self.of["by"], f", draw {self.of['draw']}" if self.of["draw"] else ""
+        return f"a known part: {self.name}, {self.rows:,} of {self.of['rows']:,} rows, split by {by}{draw}"
 
 
 def find_part(path: Path) -> Part | None:

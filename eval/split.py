@@ -7,7 +7,7 @@ Each part is a folder (out/meqsum/test, out/meqsum/train) with a file of the pub
 from the published file; `dropped.jsonl` holds the rows that are in no part, with the reason.
 
 Rows with one question, or about one document or patient, never stand in two parts. The order of rows in the file has no
-bearing on the split: groups of rows are sorted by a hash of the seed and of `by`, and fill the parts in the order
+bearing on the split, nor has the seed: groups of rows are sorted by a hash of `by`, and fill the parts in the order
 given. A part whose name begins with `train` may be trained on (`eval.make_rows`), any other may not.
 """
 
@@ -47,6 +47,7 @@ class Config(medsmith.config.Config):
         Annotated[int, Field(ge=1)] | Literal["rest"],
     ] = Field(description="rows by part, in the order in which they are filled, e.g. {test: 300, train: rest}")
     by: str = Field(CONTENT, description="what is hashed: 'content' (the question's text), or a column of the file")
+    draw: int = Field(0, ge=0, description="hashed too: another number is another split (seed is not: test sets stay)")
 
 
 def main(config: Config) -> Path:
@@ -66,7 +67,7 @@ def main(config: Config) -> Path:
             "sha256": file_digest(file),
             "as_published": loaded.notes.get("as_published"),
             "by": config.by,
-            "seed": config.seed,
+            "draw": config.draw,
         }
         ids = [str(row[benchmark.ID_COLUMN] or "").strip() for row in rows]
         parts = divide(config, ids, rows, loaded.items, file)
@@ -108,7 +109,7 @@ def divide(
     by_id = {name: row for name, row in zip(ids, rows, strict=True) if name in texts}
     assert by_id.keys() == texts.keys(), f"{config.benchmark}: an item's id is not that of its row"
     keys = texts if config.by == CONTENT else {name: str(row[config.by]) for name, row in by_id.items()}
-    ranks = {name: content_id("eval.split", config.seed, key) for name, key in keys.items()}
+    ranks = {name: content_id("eval.split", config.draw, key) for name, key in keys.items()}
     return fill(sorted(grouped(items), key=lambda group: min(ranks[name] for name in group)), config.parts)
 
 

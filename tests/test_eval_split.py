@@ -58,14 +58,15 @@ def test_parts_have_their_sizes_and_no_conversation_stands_in_two(tmp_path: Path
     assert record["facts"]["licences"] == {"benchmark mts_dialog": "CC BY 4.0"}
 
 
-def test_the_order_of_the_file_has_no_bearing_and_a_seed_has(tmp_path: Path) -> None:
-    """The file turned round gives the same parts; another seed, and another column, give others."""
+def test_neither_the_order_of_the_file_nor_the_seed_has_a_bearing(tmp_path: Path) -> None:
+    """The file turned round, and another seed, give the same parts; another draw, and another column, give others."""
     path = write(tmp_path / NAME, rows())
     turned = write(tmp_path / "turned" / NAME, rows()[::-1])
     first = split(tmp_path / "a", path)
 
     assert set(split(tmp_path / "b", turned)["test"]) == set(first["test"])
-    assert set(split(tmp_path / "c", path, seed=1)["test"]) != set(first["test"])
+    assert split(tmp_path / "s", path, seed=1) == first
+    assert set(split(tmp_path / "c", path, draw=1)["test"]) != set(first["test"])
     assert set(split(tmp_path / "d", path, by="ID")["test"]) != set(first["test"])
 
 
