@@ -21,7 +21,7 @@ def group_averages(
     correction over all of them, which are one family.
 
     Raises:
-        UserError: a part that not every model was asked.
+        UserError: a part that not every model was asked, or of which nothing can be said of chance.
     """
     found = [_group(models, baseline, name, parts, seed) for name, parts in groups.items()]
     gains = [cell["gain"] for group in found for cell in group["models"].values() if "gain" in cell]
@@ -36,6 +36,8 @@ def _group(models: Sequence[Model], baseline: str, name: str, parts: Sequence[st
         if lacking:
             there = ", ".join(sorted(set.intersection(*(set(model.parts) for model in models))))
             raise UserError(f"groups: {name} names '{part}', which {lacking[0]} was not asked; all have {there}")
+        if any(len(set(model.parts[part].groups)) < 2 for model in models):
+            raise UserError(f"groups: all of '{part}' in {name} is about one document or patient; leave it out")
     joint = Joint(models, parts, seed)
     cells: dict[str, Any] = {}
     for model in models:

@@ -196,6 +196,9 @@ def test_groups_are_averaged_apart_and_their_gains_are_paired(entries: list[Entr
     assert "gain" not in found["facts"]["models"]["base"]
     assert (found["facts"]["items"], found["clinical tasks"]["items"]) == (ITEMS, 2 * ITEMS)
     page = (out / "report.html").read_text()
+    reader = _Page()
+    reader.feed(page)
+    assert reader.open == [] and "#groups" in reader.references
     assert page.index('id="groups"') < page.index('id="averages"')
     assert "## By group of benchmarks" in (out / "table.md").read_text()
     with pytest.raises(UserError, match=f"groups: facts names '{first}x', which base was not asked; all have"):

@@ -24,6 +24,7 @@ from eval.report_lineage import GAP, NODE_WIDTH, lay_out
 from eval.report_samples import fate_of, turns
 from eval.report_tables import build_table
 from eval.statistics import Table, holm, mark, unevenness
+from medsmith.errors import UserError
 from medsmith.intervals import wilson
 
 
@@ -130,6 +131,9 @@ def test_a_slice_is_a_part_of_a_group() -> None:
     assert (easy["value"], easy["gain"]["value"]) == (values[1], pytest.approx(values[1] - values[0]))
     assert easy == easy | wilson(int(50 * values[1]), 50)._asdict()
     assert [easy["gain"]["p_holm"], every["gain"]["p_holm"]] == holm([easy["gain"]["p"], every["gain"]["p"]])
+    single = [replace(model, slices={"mednli/one": model.tables["mednli"].only({"0"})}) for model in (base, made)]
+    with pytest.raises(UserError, match="all of 'mednli/one' in one is about one document"):
+        group_averages(single, "base", {"one": ["mednli/one"]}, 0)
 
 
 def test_holm_and_marks() -> None:
