@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -48,25 +49,30 @@ def test_a_padded_batch_writes_what_single_prompts_write(engine: LocalModel) -> 
 def test_what_all_prompts_begin_with_is_read_once_and_changes_nothing(engine: LocalModel) -> None:
     """Six questions of other lengths behind one instruction: token for token what each writes alone, without a start.
 
-    The model sees the instruction once for all, and then only the rests.
+    The model sees the instruction once for all, and then only the rests. Its weights are enlarged: what small random
+    ones write hardly depends on what stands before, so that even padding in sight would change nothing.
     """
+    model = copy.deepcopy(engine.model)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(8 if weight.dim() > 1 else 1)
     told = {"role": "system", "content": "Answer the question. Decide how the second sentence relates to the first."}
     texts = ("No fever.", "?", "Left lower lobe pneumonia.", CHATS[1][0]["content"], "Blood pressure 150/90.", "ICD-10")
     encoded = engine.encode([[told, {"role": "user", "content": text}] for text in texts])
     start = shared_start(encoded)
     widths: list[tuple[int, ...]] = []
-    hook = engine.model.register_forward_pre_hook(
+    hook = model.register_forward_pre_hook(
         lambda module, args, given: widths.append(tuple(given["input_ids"].shape)), with_kwargs=True
     )
     try:
-        replies = engine.write(encoded, 8)
+        replies = generate(model, engine.tokenizer, encoded, 8)
     finally:
         hook.remove()
 
-    assert takes_shared_start(engine.model) and start > 10
+    assert takes_shared_start(model) and start > 10
     assert widths[:2] == [(1, start), (6, max(map(len, encoded)) - start)]
     for ids, reply in zip(encoded, replies, strict=True):
-        expected = greedy(engine.model, ids, 8, {engine.tokenizer.eos_token_id, engine.tokenizer.pad_token_id})
+        expected = greedy(model, ids, 8, {engine.tokenizer.eos_token_id, engine.tokenizer.pad_token_id})
         assert reply.text == engine.tokenizer.decode(expected, skip_special_tokens=True)
 
 
