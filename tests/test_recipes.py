@@ -48,6 +48,8 @@ def kind_of(name: Path) -> str:
         "medsmith/templates/launch",  # read by accelerate's own loader in test_medsmith_launch.py
     }:
         return folder
+    if folder == "merge_recipes/real":  # the recipes of pipelines/real.yml, for its three experts
+        return "merge_recipes"
     if folder in {"medsmith", "mediflow/pairing", "mediflow/clinic", "mediflow/validation", "benchmarks"}:
         return "data"
     return "command" if folder in SEARCHES or "recipes" in name.parts[1:-1] else "unknown"
