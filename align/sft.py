@@ -113,6 +113,7 @@ def tune(
     from align.prepare import beginnings, data_rows
     from medsmith.access import may_show
     from medsmith.answers import has_marks
+    from medsmith.labelled_loss import score_labelled
     from medsmith.lora import load_to_train, save_trained
     from medsmith.masks import CHAT, CONVERSATIONS, look
     from medsmith.models import load_tokenizer
@@ -128,6 +129,8 @@ def tune(
     model = load_to_train(settings.model, settings.lora, seed=settings.seed)
     arguments.padding_free = packing and reads_borders(model)
     trainer = _trainer(settings, arguments, model, chosen, tokenizer, labelled_here, callbacks, trainer_of)
+    if trainer_of is None:
+        score_labelled(trainer)
     by_source = _count_trained(trainer.train_dataset, chosen.sources)
     table = describe(chosen.parts, chosen.turns, dict.fromkeys(chosen.parts, 0) | by_source)
     if packing:

@@ -58,6 +58,7 @@ def fit(
     from trl import SFTConfig, SFTTrainer
 
     from medsmith.attention import set_attention
+    from medsmith.labelled_loss import score_labelled
     from medsmith.lora import load_to_train, peft_config, save_trained
     from medsmith.masks import DOCUMENTS, DOCUMENTS_AND_CHATS, OUTPUTS, look
     from medsmith.training import trainer_arguments
@@ -81,6 +82,7 @@ def fit(
         peft_config=peft_config(how.lora),
         callbacks=list(callbacks),
     )
+    score_labelled(trainer)
     facts: dict[str, Any] = {"attention": attention.kernel}
     if how.lora is not None:
         facts |= trained_parameters(trainer.model)

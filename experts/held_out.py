@@ -3,16 +3,27 @@
 Rows of log/metrics.jsonl: training "<phase>, held out" has the mean over all tokens, and, where there is more than one
 source, "<phase>, held out: <source>" that of one, with its name under `source`. Before and after, the weights are read
 anew and counted in float32; in between the model is measured as it stands, in the precision of its training.
+
+Texts of other corpora (`retain`) are measured too, once before all phases and once after: what an expert's own held-out
+texts cannot tell is that it has lost all other language. SmolLM2-135M trained on codes went from a perplexity of 47 to
+2,374 on clinical prose.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from medsmith.records import Document
+from medsmith.intervals import paired_change
+from medsmith.records import Document, read_json, write_json
 from medsmith.run import Run
+
+LOG = logging.getLogger(__name__)
+
+MARGIN = 0.05
+"""Nats a token by which retained texts may get worse before it is called a loss: a perplexity of 20 becomes 21."""
 
 
 class HeldOut(NamedTuple):
@@ -21,6 +32,20 @@ class HeldOut(NamedTuple):
     documents: Mapping[str, Sequence[Document]]
     tokenizer: Any
     window: int
+    retained: Mapping[str, Sequence[Document]] = {}
+    """Documents of other corpora, by name."""
+
+
+class Scores(NamedTuple):
+    """Of each document of a retained corpus the sum of its tokens' losses (nats) and their number."""
+
+    nll: list[float]
+    tokens: list[int]
+
+    @property
+    def loss(self) -> float:
+        """The mean over all tokens."""
+        return round(sum(self.nll) / sum(self.tokens), 6)
 
 
 def measure(model: Any, held: HeldOut) -> dict[str, tuple[float, int]]:
@@ -63,6 +88,62 @@ def heldout_losses(this: Run, phase: str, step: int, model: str | Path, held: He
     from medsmith.models import load_model
 
     return report(this, phase, step, measure(load_model(model), held))
+
+
+def retained_scores(this: Run, phase: str, step: int, model: str | Path, held: HeldOut) -> dict[str, Scores]:
+    """The losses of a model on the texts of other corpora, in float32, put into the metrics of a phase."""
+    from medsmith.likelihood import document_nll
+    from medsmith.models import load_model
+    from medsmith.training import log_row
+
+    if not held.retained:
+        return {}
+    loaded, found = load_model(model), {}
+    for name, documents in held.retained.items():
+        scores = document_nll(loaded, held.tokenizer, [document.text for document in documents], held.window)
+        found[name] = Scores([score.nll for score in scores], [score.tokens for score in scores])
+        log_row(this, f"{phase}, held out: retain {name}", step, source=name, heldout_loss=found[name].loss)
+    return found
+
+
+def retained_before(this: Run, phase: str, base: str | Path, held: HeldOut) -> dict[str, Scores]:
+    """What the base scores; measured once, and read where an earlier try has measured it."""
+    note = this.folder / "checkpoints" / "retained.json"
+    if note.is_file():
+        return {name: Scores(*values) for name, values in read_json(note).items()}
+    found = retained_scores(this, phase, 0, base, held)
+    if this.main and found:
+        write_json(note, found)
+    return found
+
+
+def compare_retained(before: Mapping[str, Scores], after: Mapping[str, Scores], seed: int) -> dict[str, dict[str, Any]]:
+    """Of each corpus the loss before and after and the change, with its paired 95 % interval over documents.
+
+    A corpus whose whole interval lies above MARGIN is lost, and a warning says so.
+    """
+    table = {}
+    for name, old in before.items():
+        new = after[name]
+        documents = [str(number) for number in range(len(old.nll))]
+        change = paired_change(old.nll, new.nll, documents, seed, sizes=old.tokens)
+        table[name] = {
+            "documents": len(documents),
+            "tokens": sum(old.tokens),
+            "loss_before": old.loss,
+            "loss_after": new.loss,
+            "change": round(change.value, 6),
+            "interval": [round(change.low, 6), round(change.high, 6)],
+            "margin": MARGIN,
+            "lost": change.low > MARGIN,
+        }
+        if change.low > MARGIN:
+            LOG.warning(
+                "language is being lost: on %s the loss rose by %.3f nats a token (95 %% interval %.3f to %.3f, all "
+                "above %.2f); rehearse such texts, or train at a lower rate",
+                name, change.value, change.low, change.high, MARGIN,
+            )  # fmt: skip
+    return table
 
 
 def beginnings(held: HeldOut, begin: int, count: int = 8, tokens: int = 32) -> list[list[int]]:

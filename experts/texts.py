@@ -63,6 +63,25 @@ def read_texts(corpora: list[Corpus], rows: Path | None, limit: int, seed: int, 
     return Texts(corpora, documents, dict(sorted(heldout.items())), outputs, of)
 
 
+def read_retained(folders: list[Path], limit: int, seed: int) -> dict[str, list[Document]]:
+    """At most `limit` held-out documents of each of several corpora, by the name of its folder.
+
+    Raises:
+        UserError: a folder is not finished or holds out nothing, or two have one name.
+    """
+    found: dict[str, list[Document]] = {}
+    for folder in folders:
+        run.require_finished(folder)
+        if folder.name in found:
+            raise UserError(
+                f"retain: two folders are called '{folder.name}'; rename one, since results go by that name"
+            )
+        found[folder.name] = Corpus("", folder).heldout(max(1, limit), seed)
+        if not found[folder.name]:
+            raise UserError(f"retain: {folder} holds out no document; build it with heldout_share above 0")
+    return found
+
+
 def _read_rows(documents: Path, rows: Path, task: str | None) -> tuple[dict[str, list[str]], set[str]]:
     run.require_finished(rows)
     known = {row["id"] for row in read_jsonl(documents / "train.jsonl")}

@@ -31,11 +31,19 @@ from pydantic import Field, model_validator
 import medsmith.config
 from experts.chats import converse
 from experts.fitting import Fit, fit
-from experts.held_out import HeldOut, beginnings, heldout_losses, watcher
+from experts.held_out import (
+    HeldOut,
+    beginnings,
+    compare_retained,
+    heldout_losses,
+    retained_before,
+    retained_scores,
+    watcher,
+)
 from experts.mixing import choose
 from experts.rehearsal import Rehearse, Row, read_rows, rehearse, whole_epochs
 from experts.sequences import Marks, Phase, PhaseBuilder
-from experts.texts import Corpus, Texts, read_texts
+from experts.texts import Corpus, Texts, read_retained, read_texts
 from medsmith import processes, run
 from medsmith.access import may_show
 from medsmith.answers import label_answers
@@ -130,6 +138,11 @@ class Config(medsmith.config.Config):
     heldout_documents: int = Field(
         256, ge=0, description="measure the loss on at most so many held-out documents of each corpus"
     )
+    retain: list[Path] = Field(
+        [],
+        description="finished folders of experts.corpora: their held-out texts are measured before and after, and a "
+        "warning says where language is lost",
+    )
     heldout_steps: int | None = execution(None, "measure it every so many steps too; none: before and after alone")
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="the type to save the weights in")
     threads: int | None = execution(None, "torch threads; default: OMP_NUM_THREADS, else all cores")
@@ -201,13 +214,16 @@ def main(config: Config, callbacks: Sequence[Any] = ()) -> Path:
         if left_out:
             write_jsonl(this.folder / "left_out.jsonl", left_out)
         write_json(this.folder / "data.json", describe(config, texts, phases, mixed))
-        held = HeldOut(texts.heldout, tokenizer, config.max_tokens)
+        retained = read_retained(config.retain, config.heldout_documents, config.seed)
+        held = HeldOut(texts.heldout, tokenizer, config.max_tokens, retained)
+        retained_of_base = retained_before(this, next(iter(phases)), config.base, held)
         reports = []
         model: str | Path = config.base
         for name, phase in phases.items():
             report, model = train_phase(config, this, name, phase, model, held, callbacks)
             reports.append({"phase": name} | report)
         assert isinstance(model, Path), "there is at least one phase"
+        retained_of_expert = retained_scores(this, reports[-1]["phase"], reports[-1]["steps"], model, held)
         if this.main:
             shutil.copytree(model, this.folder, dirs_exist_ok=True)
         this.facts |= {
@@ -216,6 +232,8 @@ def main(config: Config, callbacks: Sequence[Any] = ()) -> Path:
             "heldout_loss_before": reports[0]["heldout_loss_before"],
             "heldout_loss_after": reports[-1]["heldout_loss_after"],
         }
+        if held.retained:
+            this.facts["retained"] = compare_retained(retained_of_base, retained_of_expert, config.seed)
         write_report(this)
         return this.finish(documents=texts.documents, heldout=texts.heldout_documents, rows=_outputs(texts))
 

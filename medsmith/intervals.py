@@ -34,17 +34,25 @@ def wilson(successes: float, n: int) -> Interval:
 
 
 def paired_change(
-    before: Sequence[float], after: Sequence[float], groups: Sequence[str], seed: int = 0, resamples: int = 4000
+    before: Sequence[float],
+    after: Sequence[float],
+    groups: Sequence[str],
+    seed: int = 0,
+    resamples: int = 4000,
+    sizes: Sequence[float] | None = None,
 ) -> Interval:
-    """The change of a mean over the same items, with the percentiles of a bootstrap over whole groups."""
+    """The change of a mean over the same items, with the percentiles of a bootstrap over whole groups.
+
+    With `sizes` each value is a sum over so many (tokens of a document), and the mean is over all of them.
+    """
     import numpy as np
 
     if not len(before) == len(after) == len(groups) > 0:
         raise UserError(f"{len(before)} values before, {len(after)} after, {len(groups)} groups; there must be as many")
     names, index = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
     changes = np.bincount(index, np.asarray(after, dtype=float) - np.asarray(before, dtype=float), len(names))
-    sizes = np.bincount(index, minlength=len(names))
+    counts = np.bincount(index, None if sizes is None else np.asarray(sizes, dtype=float), len(names))
     rng = np.random.default_rng(seed)
     draws = (rng.integers(len(names), size=len(names)) for _ in range(resamples))
-    low, high = np.percentile([changes[drawn].sum() / sizes[drawn].sum() for drawn in draws], (2.5, 97.5))
-    return Interval(float(changes.sum() / sizes.sum()), float(low), float(high))
+    low, high = np.percentile([changes[drawn].sum() / counts[drawn].sum() for drawn in draws], (2.5, 97.5))
+    return Interval(float(changes.sum() / counts.sum()), float(low), float(high))

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from experts import corpora, train
+from experts.held_out import Scores, compare_retained
 from experts.mixing import amounts, choose, draw
 from experts.pieces import Pieces
 from experts.sequences import Marks, PhaseBuilder, build_phase
@@ -312,3 +313,32 @@ def test_four_bits_need_a_gpu(texts: Path, tiny_model: Path, tmp_path: Path) -> 
     given = {"documents": str(texts / "c-small"), "lora": {"quantize": "nf4"}}
     with pytest.raises(UserError, match="needs a CUDA GPU"):
         train.main(expert(tmp_path / "run", tiny_model, "dapt", **given))
+
+
+def test_lost_language_is_told_and_kept_language_is_not(
+    texts: Path, tiny_model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What the base had learnt gets worse, with an interval and a warning; what the expert learns gets better."""
+    long = {"trainer": TRAINER | {"num_train_epochs": 6}}
+    base = train.main(expert(tmp_path / "base", tiny_model, "dapt", documents=str(texts / "c-large"), **long))
+    given = long | {"documents": str(texts / "c-small")}
+    retain = [str(texts / "c-large"), str(texts / "c-small")]
+    made = train.main(expert(tmp_path / "run", base, "dapt", retain=retain, **given))
+    facts = read_json(made / "run.json")["facts"]["retained"]
+    large, small = facts["c-large"], facts["c-small"]
+    assert large["change"] == pytest.approx(large["loss_after"] - large["loss_before"], abs=1e-5)
+    assert large["lost"] and large["interval"][0] > large["margin"] > 0 > small["interval"][1] and not small["lost"]
+    warned = [record.getMessage() for record in caplog.records if "language is being lost" in record.getMessage()]
+    assert len(warned) == 1 and "on c-large the loss rose by" in warned[0]
+    logged = [row["heldout_loss"] for row in metrics(made) if row["training"] == "dapt, held out: retain c-large"]
+    assert logged == [large["loss_before"], large["loss_after"]]
+    twice = expert(tmp_path / "no", base, "dapt", retain=[retain[0], retain[0]], **given)
+    with pytest.raises(UserError, match="two folders are called 'c-large'"):
+        train.main(twice)
+
+
+def test_the_interval_of_a_loss_weighs_documents_by_their_tokens() -> None:
+    """A long document got worse by 1 nat a token and nine short ones did not: 0.5 over 180 tokens, not 0.1."""
+    old, new = Scores([0.0] * 10, [90, *[10] * 9]), Scores([90.0, *[0.0] * 9], [90, *[10] * 9])
+    table = compare_retained({"prose": old}, {"prose": new}, 0)["prose"]
+    assert table["change"] == pytest.approx(0.5) and table["interval"][0] == 0 and not table["lost"]
