@@ -5,7 +5,7 @@
 
 * `sft`: every row is given the answer of another row; `sft-task`: of another row of its task, so that the form of
   answers can still be learned and nothing else.
-* `dpo`: of every pair the worse answer is preferred.
+* `dpo`: of every pair the worse answer is preferred; planted errors are counted on pairs of a new draw of the teacher.
 * `merge`: in place of one expert, noise as large as what it learned; beside it the merge without that expert.
 * `facts`: one expert reads its corpus (and its teacher's rows) with the facts of other diseases and drugs.
 
@@ -33,10 +33,12 @@ from eval.results import read_result
 from medsmith import run
 from medsmith.command import find_command, guard
 from medsmith.errors import UserError
-from medsmith.intervals import Interval
-from medsmith.records import read_json, write_json
+from medsmith.intervals import Interval, paired_change
+from medsmith.records import Instruction, content_id, read_json, read_parquet, write_json
 
 CONTROLS = ("sft", "sft-task", "dpo", "merge", "facts")
+NEW_PAIRS = 300
+"""Pairs that planted errors are counted on, at most."""
 QUESTIONS = ("medqa", "medication_qa", "icd10cm")
 """Benchmarks that ask for facts; where a suite has none of them, all of its benchmarks are taken."""
 
@@ -147,8 +149,29 @@ def dpo_control(pipeline: Pipeline, out: Path) -> list[Row]:
     settings["data"] = str(_changed(out / "dpo-pairs", pairs, "swapped"))
     made = step("align.dpo", settings, out / "dpo")
     before = Path(settings["model"])
-    row = _planted_errors(pairs, before, real, made, settings["heldout_share"])
+    new = _without_known(read_parquet(new_pairs(pipeline, pairs, out) / "data"), read_parquet(pairs / "data"))
+    row = _planted_errors(new, before, real, made, settings["max_tokens"])
     return [row, *_by_suite(pipeline, out, "dpo", before, real, made, "a loss", lambda one: one.high < 0)]
+
+
+def new_pairs(pipeline: Pipeline, pairs: Path, out: Path) -> Path:
+    """Pairs that nothing was trained on: the pipeline's own steps up to its pairs once more, with the next seed."""
+    paired = pipeline.settings(pairs)
+    curated = pipeline.settings(Path(paired["curated"]))
+    generated = pipeline.settings(Path(curated["generated"]))
+    seed = generated["seed"] + 1
+    rows = step("mediflow.generate", generated | {"seed": seed}, out / "new-generate")
+    # Nobody judges them: the best rows are not asked for.
+    sources = {"generated": str(rows), "judged": None, "min_quality": None}
+    kept = step("mediflow.curate", curated | sources | {"seed": seed}, out / "new-curate")
+    known = {"curated": str(kept), "generated": str(rows) if paired["generated"] else None, "seed": paired["seed"] + 1}
+    return step("mediflow.pair", paired | known, out / "new-pair")
+
+
+def _without_known(new: Sequence[Instruction], known: Sequence[Instruction]) -> list[Instruction]:
+    """The new pairs whose question no known pair asks, in an order that says nothing."""
+    asked = {(row.instruction, row.input) for row in known}
+    return sorted((row for row in new if (row.instruction, row.input) not in asked), key=lambda row: content_id(row.id))
 
 
 def merge_control(pipeline: Pipeline, out: Path, expert: str | None) -> list[Row]:
@@ -303,38 +326,21 @@ def difference(before: Path, after: Path, questions_on: str | None = None) -> tu
     return 100 * found.before, _points(found.difference.value, found.difference.low, found.difference.high)
 
 
-def _planted_errors(pairs: Path, before: Path, real: Path, made: Path, heldout_share: float) -> Row:
-    """How often the sound answer of a held-out pair is likelier than the flawed one, by token."""
+def _planted_errors(new: Sequence[Instruction], before: Path, real: Path, made: Path, max_tokens: int) -> Row:
+    """How often the sound answer of a new pair is likelier than the flawed one, by token; as long as trained ones."""
     from align.preferences import measure
-    from align.rows import hold_out, usable
+    from align.prepare import count_tokens
     from medsmith.models import load_model, load_tokenizer
-    from medsmith.records import read_parquet
 
-    _, held = hold_out(usable(read_parquet(pairs / "data"), pairs=True).rows, heldout_share)
-    if not held:
-        raise UserError(f"{real} held no pair out; set heldout_share, for planted errors are counted on held-out pairs")
     tokenizer = load_tokenizer(str(before))
-    scored = [measure(load_model(str(model)), tokenizer, held) for model in (before, real, made)]
-    right = [[one.prefers_chosen for one in side] for side in scored]
-    groups = [row.instruction for row in held]
-    told, changed = (paired(right[0], side, groups) for side in right[1:])
-    value = 100 * sum(right[0]) / len(held)
-    return Row(
-        "dpo", f"sound over flawed, {len(held)} held-out pairs", value, told, changed, "a loss", changed.high < 0
-    )
-
-
-def paired(before: Sequence[bool], after: Sequence[bool], groups: Sequence[str]) -> Interval:
-    """The change of a share in points, with an interval over whole groups."""
-    import numpy as np
-
-    ids = [str(number) for number in range(len(groups))]
-    a, b = (
-        statistics.Table(ids, list(groups), np.array([[float(value), 1.0] for value in side]))
-        for side in (before, after)
-    )
-    found = statistics.difference(a, b)
-    return _points(found.value, found.low, found.high)
+    lengths = count_tokens(new, tokenizer, pairs=True)
+    pairs = [pair for pair, tokens in zip(new, lengths, strict=True) if tokens <= max_tokens][:NEW_PAIRS]
+    scored = [measure(load_model(str(model)), tokenizer, pairs) for model in (before, real, made)]
+    right = [[float(one.prefers_chosen) for one in side] for side in scored]
+    groups = [row.instruction for row in pairs]
+    told, changed = (_points(*paired_change(right[0], side, groups)) for side in right[1:])
+    value = 100 * sum(right[0]) / len(pairs)
+    return Row("dpo", f"sound over flawed, {len(pairs)} new pairs", value, told, changed, "a loss", changed.high < 0)
 
 
 def _points(value: float, low: float, high: float) -> Interval:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.controls import Pipeline, Row, difference, paired, render, run_controls, step
+from benchmarks.controls import Pipeline, Row, difference, render, run_controls, step
 from benchmarks.controls_data import (
     Change,
     clinic_facts,
@@ -163,13 +163,6 @@ def test_a_difference_is_that_of_the_benchmarks_that_count(tmp_path: Path) -> No
     before, change = difference(one, two, "guidelines")
     assert (before, change.value) == (0.0, 100.0) and change.low > 50
     assert difference(one, two, "pubmed")[1].value == 0.0
-
-
-def test_a_paired_share_moves_by_hand() -> None:
-    """Of ten pairs three turn right and one wrong: 20 points."""
-    before, after = [False] * 4 + [True] * 6, [True] * 3 + [False] + [True] * 5 + [False]
-    found = paired(before, after, [str(n) for n in range(10)])
-    assert found.value == pytest.approx(20.0) and found.low < 20 < found.high
 
 
 def test_the_table_says_where_a_control_does_not_hold() -> None:
