@@ -151,7 +151,7 @@ def dpo_control(pipeline: Pipeline, out: Path) -> list[Row]:
     before = Path(settings["model"])
     new = _without_known(read_parquet(new_pairs(pipeline, pairs, out) / "data"), read_parquet(pairs / "data"))
     row = _planted_errors(new, before, real, made, settings["max_tokens"])
-    return [row, *_by_suite(pipeline, out, "dpo", before, real, made, "a loss", lambda one: one.high < 0)]
+    return [row, *_by_suite(pipeline, out, "dpo", before, real, made, "no gain", lambda one: one.low <= 0)]
 
 
 def new_pairs(pipeline: Pipeline, pairs: Path, out: Path) -> Path:

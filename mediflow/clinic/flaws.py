@@ -10,13 +10,16 @@ import json
 import random
 import re
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 from mediflow.clinic.answers import LABELS
-from mediflow.clinic.knowledge import load_knowledge
+from mediflow.clinic.knowledge import Disease, load_knowledge
 from mediflow.clinic.patients import ALLERGIES, FREQUENCIES, SIDES, SIZES
 from mediflow.clinic.rewriting import POINTS
+
+Values = dict[str, tuple[str, ...]]
+"""By kind, everything that the clinic can say of it: a wrong value is another one of the same kind."""
 
 
 class Fact(NamedTuple):
@@ -27,57 +30,64 @@ class Fact(NamedTuple):
     others: tuple[str, ...]
 
 
+class About(NamedTuple):
+    """What an answer is about: the input that it answers, and what the clinic knows."""
+
+    context: str
+    values: Values
+
+
 def induce_error(request: dict[str, Any], rng: random.Random) -> str:
     """Answer a request of kind induce_error: the output with a flaw of the type; JSON keeps its keys and types."""
     output, kind = request["output"], request["error_type"].lower().replace("-", " ").replace("_", " ")
-    context = str(request.get("input", ""))
+    about = About(str(request.get("input", "")), _values(load_knowledge()))
     try:
         value = json.loads(output)
     except json.JSONDecodeError:
-        return _flaw(output, kind, context, rng)
+        return _flaw(output, kind, about, rng)
     if not isinstance(value, dict | list):
-        return _flaw(output, kind, context, rng)
-    return json.dumps(_flaw_within(value, kind, context, rng), ensure_ascii=False)
+        return _flaw(output, kind, about, rng)
+    return json.dumps(_flaw_within(value, kind, about, rng), ensure_ascii=False)
 
 
-def _flaw_within(value: Any, kind: str, context: str, rng: random.Random) -> Any:
+def _flaw_within(value: Any, kind: str, about: About, rng: random.Random) -> Any:
     """The same JSON with one leaf made wrong."""
     if isinstance(value, dict) and value:
         key = rng.choice(sorted(value))
         if value[key] == []:
-            return value | {key: [rng.choice(list(POINTS) if key == "missing" else _values()["symptom"])]}
-        return value | {key: _flaw_within(value[key], kind, context, rng)}
+            return value | {key: [rng.choice(list(POINTS) if key == "missing" else about.values["symptom"])]}
+        return value | {key: _flaw_within(value[key], kind, about, rng)}
     if isinstance(value, list):
         if len(value) > 1 and any(word in kind for word in ("brevity", "partial", "unbalanced")):
             gone = rng.randrange(len(value))
             return [*value[:gone], *value[gone + 1 :]]
         if not value:
-            return [rng.choice(_values()["symptom"])]
+            return [rng.choice(about.values["symptom"])]
         at = rng.randrange(len(value))
-        return [*value[:at], _flaw_within(value[at], kind, context, rng), *value[at + 1 :]]
+        return [*value[:at], _flaw_within(value[at], kind, about, rng), *value[at + 1 :]]
     if isinstance(value, bool):
         return not value
     if isinstance(value, int | float):
-        return type(value)(_wrong_fact(str(value), context, rng))
-    return _flaw(str(value), kind, context, rng)
+        return type(value)(_wrong_fact(str(value), about, rng))
+    return _flaw(str(value), kind, about, rng)
 
 
-def _flaw(output: str, kind: str, context: str, rng: random.Random) -> str:
+def _flaw(output: str, kind: str, about: About, rng: random.Random) -> str:
     # A label has no manner: it is right or wrong.
-    is_label = any(output.strip() in _values()[name] for name in ("label", "side", "size", "level", "truth"))
+    is_label = any(output.strip() in about.values[name] for name in ("label", "side", "size", "level", "truth"))
     for name, change in CHANGES.items():
         if name in kind and not is_label:
             changed = change(output, rng)
             if changed.strip() and changed.strip().casefold() != output.strip().casefold():
                 return changed
-    return _wrong_fact(output, context, rng)
+    return _wrong_fact(output, about, rng)
 
 
-def _wrong_fact(text: str, context: str, rng: random.Random) -> str:
+def _wrong_fact(text: str, about: About, rng: random.Random) -> str:
     """Another value than the right one for any one of the facts that the text states, wherever it states it."""
-    facts = _facts(text, context)
+    facts = _facts(text, about)
     if not facts:
-        return _other_word(text, context, rng)
+        return _other_word(text, about.context, rng)
     fact = rng.choice(facts)
     other = rng.choice(fact.others)
     said = text[fact.start : fact.end]
@@ -86,20 +96,24 @@ def _wrong_fact(text: str, context: str, rng: random.Random) -> str:
     return re.sub(rf"(?i)\b{re.escape(said)}\b", lambda match: _cased(match[0], other), text)
 
 
-def _facts(text: str, context: str) -> list[Fact]:
+def _facts(text: str, about: About) -> list[Fact]:
     """What a text states and the teacher can change, in its order; what lies within a longer name is not its own."""
     low = text.casefold()
-    found = [(match.start(), match.end(), kind) for kind in _values() for match in _pattern(kind).finditer(text)]
+    found = [
+        (match.start(), match.end(), kind)
+        for kind, names in about.values.items()
+        for match in _pattern(names).finditer(text)
+    ]
     figures = [(match.start(), match.end()) for match in FIGURE.finditer(text)]
     named = [(a, b, kind) for a, b, kind in found if not any(c <= a and b <= d and d - c > b - a for c, d, _ in found)]
     facts = []
     for start, end, kind in named:
-        others = tuple(other for other in _values()[kind] if other.casefold() not in low)
+        others = tuple(other for other in about.values[kind] if other.casefold() not in low)
         if others:
             facts.append(Fact(start, end, others))
     for start, end in figures:
         if not any(a <= start and end <= b for a, b, _ in named):
-            facts.append(Fact(start, end, _other_figures(text, text[start:end], context)))
+            facts.append(Fact(start, end, _other_figures(text, text[start:end], about.context)))
     return sorted(facts)
 
 
@@ -138,10 +152,8 @@ def _cased(model: str, text: str) -> str:
 FIGURE = re.compile(r"(?:(?<![\w.])-)?(?<![\w.])\d+(?:\.\d+)?(?![\w]|\.\d)")
 
 
-@cache
-def _values() -> dict[str, tuple[str, ...]]:
-    """By kind, everything that the clinic can say of it: a wrong value is another one of the same kind."""
-    known = load_knowledge()
+@lru_cache(8)
+def _values(known: tuple[Disease, ...]) -> Values:
     return {
         "drug": tuple(drug.name for d in known for drug in d.drugs),
         "disease": tuple(d.name for d in known),
@@ -160,9 +172,9 @@ def _values() -> dict[str, tuple[str, ...]]:
     }
 
 
-@cache
-def _pattern(kind: str) -> re.Pattern[str]:
-    longest = sorted(_values()[kind], key=lambda name: (-len(name), name))
+@lru_cache(256)
+def _pattern(names: tuple[str, ...]) -> re.Pattern[str]:
+    longest = sorted(names, key=lambda name: (-len(name), name))
     return re.compile(rf"(?i)\b(?:{'|'.join(map(re.escape, longest))})\b")
 
 
