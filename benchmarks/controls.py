@@ -99,13 +99,13 @@ def main() -> None:
     parser.add_argument("pipeline", type=Path, nargs="?", default=Path("out/embedded"))
     parser.add_argument("--only", nargs="+", choices=CONTROLS, default=list(CONTROLS), metavar="CONTROL")
     parser.add_argument("--folder", type=Path, help="default: PIPELINE-controls")
-    parser.add_argument("--expert", help="the expert of merge and facts; default: the first that reads a corpus file")
+    parser.add_argument("--expert", default="guidelines", help="the expert of merge and facts (default: guidelines)")
     given = parser.parse_args()
     out = given.folder or Path(f"{given.pipeline}-controls")
     guard(lambda: print(render(run_controls(given.pipeline, out, given.only, given.expert))))
 
 
-def run_controls(folder: Path, out: Path, only: Sequence[str], expert: str | None) -> list[Row]:
+def run_controls(folder: Path, out: Path, only: Sequence[str], expert: str) -> list[Row]:
     """Every control in `only`; their rows."""
     pipeline = Pipeline(folder)
     makers = {
@@ -131,7 +131,7 @@ def sft_control(pipeline: Pipeline, out: Path, name: str) -> list[Row]:
     else:
         for key, source in settings["mix"].items():
             # What is only rehearsed stays as it is: the lesson is that of the curated rows.
-            if pipeline.record(Path(source["data"]))["command"] == "mediflow.curate":
+            if (pipeline.records.get(Path(source["data"])) or {}).get("command") == "mediflow.curate":
                 source["data"] = str(_changed(out / f"{name}-rows-{key}", source["data"], kind))
     made = step("align.sft", settings, out / name)
     before = Path(settings["model"])
@@ -174,7 +174,7 @@ def _without_known(new: Sequence[Instruction], known: Sequence[Instruction]) -> 
     return sorted((row for row in new if (row.instruction, row.input) not in asked), key=lambda row: content_id(row.id))
 
 
-def merge_control(pipeline: Pipeline, out: Path, expert: str | None) -> list[Row]:
+def merge_control(pipeline: Pipeline, out: Path, name: str) -> list[Row]:
     """The merge that was fine-tuned, with noise for one expert, beside the same merge without it."""
     start = pipeline.settings(pipeline.one("align.sft"))["model"]
     real = next((path for path in pipeline.records if _same(path, start)), None)
@@ -186,7 +186,6 @@ def merge_control(pipeline: Pipeline, out: Path, expert: str | None) -> list[Row
     recipe = _read_recipe(real / "recipe.yml")
     base = recipe["base_model"]
     listed = [one["model"] for one in recipe["models"]]
-    name = expert or next(one for one in listed if one != base)
     if name not in listed:
         raise UserError(f"the merge {real} has no expert {name!r}; it has {', '.join(listed)}")
     wanted = {"source": Path(models[name]), "base": Path(models[base])}
@@ -200,18 +199,13 @@ def merge_control(pipeline: Pipeline, out: Path, expert: str | None) -> list[Row
     )
 
 
-def facts_control(pipeline: Pipeline, out: Path, expert: str | None) -> list[Row]:
+def facts_control(pipeline: Pipeline, out: Path, name: str) -> list[Row]:
     """One expert on a corpus in which every disease and drug has the facts of another."""
-
-    def reads_a_file(path: Path, record: dict[str, Any]) -> bool:
-        documents = record["config"].get("documents")
-        corpus = documents and pipeline.record(Path(documents))["config"].get("corpus")
-        return bool(corpus) and (expert is None or path.name.endswith(expert))
-
-    real = pipeline.one("experts.train", reads_a_file)
-    name = expert or real.name.removeprefix("train-")
+    real = pipeline.one("experts.train", lambda path, record: path.name.endswith(name))
     settings = pipeline.settings(real)
-    corpus = pipeline.settings(Path(settings["documents"]))
+    corpus = pipeline.settings(Path(settings["documents"] or ""))
+    if not corpus.get("corpus"):
+        raise UserError(f"{real} read no corpus file whose facts could be exchanged; give another --expert")
     changed = _changed(out / "facts-file", corpus["corpus"], "renamed_corpus")
     settings["documents"] = str(
         step("experts.corpora", corpus | {"corpus": str(changed / "corpus.jsonl")}, out / "facts-corpus")

@@ -178,7 +178,34 @@ def test_a_pipeline_that_is_not_there_or_lacks_a_step_is_told(tmp_path: Path) ->
         Pipeline(tmp_path)
     finish(tmp_path / "curate")
     with pytest.raises(UserError, match=r"no finished step of align\.sft"):
-        run_controls(tmp_path, tmp_path / "controls", ["sft"], None)
+        run_controls(tmp_path, tmp_path / "controls", ["sft"], "guidelines")
+
+
+def test_only_the_curated_rows_of_a_mixture_are_shuffled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is rehearsed beside them stays, whether a step made it or it is a mere folder of rows."""
+    curate = tmp_path / "p" / "curate"
+    with run.start(Made(out=curate), "mediflow.curate") as this:
+        write_parquet(this.folder / "data" / "a.parquet", [row(n, f"answer {n}") for n in range(4)])
+        this.finish()
+    mix = {"curated": {"data": str(curate)}, "rehearsal": {"data": str(tmp_path / "lessons")}}
+    write_json(
+        tmp_path / "p" / "sft" / "run.json",
+        {"command": "align.sft", "config": {"data": None, "mix": mix, "model": "m"}},
+    )
+    asked: dict[str, Any] = {}
+
+    def made(command: str, settings: dict[str, Any], out: Path) -> Path:
+        asked.update(settings)
+        return out
+
+    monkeypatch.setattr("benchmarks.controls.step", made)
+    with pytest.raises(UserError, match="holds no evaluation"):
+        run_controls(tmp_path / "p", tmp_path / "c", ["sft"], "guidelines")
+    assert asked["mix"]["rehearsal"] == mix["rehearsal"]
+    assert asked["mix"]["curated"]["data"] == str(tmp_path / "c" / "sft-rows-curated")
+    assert {one.output for one in read_parquet(tmp_path / "c" / "sft-rows-curated" / "data")} == {
+        f"answer {n}" for n in range(4)
+    }
 
 
 def test_a_finished_step_is_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
