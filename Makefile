@@ -12,7 +12,7 @@ CODE := medsmith mediflow experts merge_recipes align eval
 
 # What `make real SIZE=small` changes: fewer codes, documents, rows, questions; one weight to merge by.
 REAL_small = out=out/real_small suite=real_small 'codes=[I1, N3]' per_level=14 validation=18 clinical=200 medwiki=60 \
-    guidelines=60 rows=80 few_rows=20 sampled=60 evaluated=16 'medcode_weights=[0.8]'
+    guidelines=60 rows=60 few_rows=16 sampled=60 evaluated=16 'medcode_weights=[0.8]'
 
 # One thread in each test process: two processes with a thread per core each crawl on two cores.
 ONE_THREAD := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE
