@@ -63,15 +63,28 @@ def measure(model: Any, held: HeldOut) -> dict[str, tuple[float, int]]:
 
 def report(this: Run, phase: str, step: int, found: Mapping[str, tuple[float, int]]) -> dict[str, float]:
     """Put the losses into the metrics; return them by source, with that of all under ''."""
+    losses = {"": mean(found.values())} | {source: mean([value]) for source, value in found.items()}
+    log_losses(this, phase, step, losses)
+    return losses
+
+
+def log_losses(this: Run, phase: str, step: int, losses: Mapping[str, float]) -> None:
+    """Put losses by source, with that of all under '', into the metrics."""
     from medsmith.training import log_row
 
-    losses = {"": mean(found.values())} | {source: mean([value]) for source, value in found.items()}
     log_row(this, f"{phase}, held out", step, heldout_loss=losses[""])
-    if len(found) > 1:
+    if len(losses) > 2:
         for source, loss in losses.items():
             if source:
                 log_row(this, f"{phase}, held out: {source}", step, source=source, heldout_loss=loss)
-    return losses
+
+
+def losses_after(report: Mapping[str, Any]) -> dict[str, float]:
+    """What a phase's report says of the model that it ended with, which is the one that the next begins with."""
+    if report["heldout_loss_after"] is None:
+        return {}
+    by_source = report.get("heldout_loss_by_source", {})
+    return {"": report["heldout_loss_after"]} | {source: after for source, (_, after) in by_source.items()}
 
 
 def mean(sums: Iterable[tuple[float, int]]) -> float:

@@ -36,6 +36,8 @@ from experts.held_out import (
     beginnings,
     compare_retained,
     heldout_losses,
+    log_losses,
+    losses_after,
     retained_before,
     retained_scores,
     watcher,
@@ -217,10 +219,11 @@ def main(config: Config, callbacks: Sequence[Any] = ()) -> Path:
         retained = read_retained(config.retain, config.heldout_documents, config.seed)
         held = HeldOut(texts.heldout, tokenizer, config.max_tokens, retained)
         retained_of_base = retained_before(this, next(iter(phases)), config.base, held)
-        reports = []
+        reports: list[dict[str, Any]] = []
         model: str | Path = config.base
         for name, phase in phases.items():
-            report, model = train_phase(config, this, name, phase, model, held, callbacks)
+            known = losses_after(reports[-1]) if reports else None
+            report, model = train_phase(config, this, name, phase, model, held, callbacks, known)
             reports.append({"phase": name} | report)
         assert isinstance(model, Path), "there is at least one phase"
         retained_of_expert = retained_scores(this, reports[-1]["phase"], reports[-1]["steps"], model, held)
@@ -341,8 +344,12 @@ def train_phase(
     start: str | Path,
     held: HeldOut,
     callbacks: Sequence[Any] = (),
+    known: dict[str, float] | None = None,
 ) -> tuple[dict[str, Any], Path]:
-    """Train one phase from the model `start`, unless it is finished; return its report and the folder of its model."""
+    """Train one phase from the model `start`, unless it is finished; return its report and the folder of its model.
+
+    `known` are the held-out losses of `start` where the phase before has measured them.
+    """
     from medsmith.models import set_threads
 
     set_threads(config.threads)
@@ -353,7 +360,9 @@ def train_phase(
         return report, finished
     if not len(phase.numbers):
         raise UserError(f"{name} has nothing to train on; see {config.documents} and {config.rows}")
-    before = heldout_losses(this, name, 0, start, held)
+    if known:
+        log_losses(this, name, 0, known)
+    before = dict(known) if known is not None else heldout_losses(this, name, 0, start, held)
     partial = finished.with_suffix(".partial")
     how = Fit(
         name,
