@@ -27,7 +27,7 @@ from medsmith.records import Instruction, content_id
 class Source(Block):
     """Rows of one folder, and how much of them is trained."""
 
-    data: Path = Field(description="a curate folder (data/*.parquet), or a folder of Parquet files")
+    data: Path = Field(description="a curate folder (data/*.parquet), a folder of Parquet files, or of experts.prepare")
     rows: int | None = Field(None, ge=1, description="the rows of highest judged quality; default: all")
     quotas: Quotas = Field({}, description="at most so many rows of a kind, e.g. {difficulty_level: {low: 1000}}")
     share: float | None = Field(None, gt=0, le=1, description="of all rows trained, repeats counted; default: all rows")

@@ -12,7 +12,7 @@ from align import rows as select
 from align.mix import Picked, Source, distinct, schedule, turns_of
 from align.quotas import Quotas, idle
 from medsmith.errors import UserError
-from medsmith.records import Instruction, read_parquet, write_jsonl
+from medsmith.records import Instruction, read_jsonl, read_parquet, write_jsonl
 from medsmith.run import Run
 
 LOG = logging.getLogger(__name__)
@@ -68,6 +68,18 @@ def choose_mix(this: Run, mix: Mapping[str, Source], tokenizer: Any, max_tokens:
     return _chosen(this, "mix", parts, turns, [turn.row for turn in order], [turn.source for turn in order])
 
 
+def read_source(data: Path) -> list[Instruction]:
+    """The rows of a folder: Parquet in data/ or in itself, or the questions that experts.prepare had a teacher write.
+
+    Raises:
+        UserError: a row of experts.prepare that is no question with its answer.
+    """
+    written = data / "rows.jsonl"
+    if (data / "data").is_dir():
+        return read_parquet(data / "data")
+    return select.from_questions(read_jsonl(written), written) if written.is_file() else read_parquet(data)
+
+
 def _pick(
     data: Path,
     tokenizer: Any,
@@ -78,7 +90,7 @@ def _pick(
     pairs: bool,
     quotas: Quotas | None,
 ) -> Picked:
-    found = read_parquet(data / "data" if (data / "data").is_dir() else data)
+    found = read_source(data)
     rows, dropped = select.usable(found, pairs)
     lengths = count_tokens(rows, tokenizer, pairs)
     by_id = {row.id: length for row, length in zip(rows, lengths, strict=True)}

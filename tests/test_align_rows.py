@@ -13,7 +13,7 @@ from align.preferences import Pair, compare
 from medsmith import run
 from medsmith.config import Config
 from medsmith.errors import UserError
-from medsmith.records import Instruction, read_jsonl, write_parquet
+from medsmith.records import Instruction, read_jsonl, write_jsonl, write_parquet
 
 
 def row(number: int, **changes: Any) -> Instruction:
@@ -167,3 +167,18 @@ def test_planted_errors_are_counted_by_type_with_a_paired_interval() -> None:
     }
     change = facts["accuracy_change"]
     assert change["value"] == 0.5 and change["low"] == 0.0 and change["high"] == 1.0
+
+
+def test_questions_of_a_teacher_are_rows_once_each_and_other_tasks_are_refused(tmp_path: Path) -> None:
+    """A folder of experts.prepare is read as questions with answers; what a teacher repeated comes once."""
+    folder = tmp_path / "prepare"
+    outputs = ["Question: What treats gout? Answer: allopurinol", "Question: Who? Answer: Ada"] * 2
+    write_jsonl(folder / "rows.jsonl", [{"output": output} for output in outputs])
+    rows = prepare.read_source(folder)
+
+    assert [(row.input, row.output) for row in rows] == [("What treats gout?", "allopurinol"), ("Who?", "Ada")]
+    assert len({row.id for row in rows}) == 2
+    assert all(row.instruction for row in rows)
+    write_jsonl(folder / "rows.jsonl", [{"output": "A summary of the page."}])
+    with pytest.raises(UserError, match=r"'A summary of the page\.' is no question with its answer"):
+        prepare.read_source(folder)
