@@ -289,6 +289,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Read the command line and serve."""
     import argparse
 
+    from mediflow.clinic.knowledge import use_world
     from mediflow.clinic.reply import reply
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -298,13 +299,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--fault", action="append", default=[], help=f"kind=share, e.g. broken=0.1; may be repeated. Kinds: {kinds}"
     )
+    parser.add_argument(
+        "--world", choices=("clinic", "second"), default="clinic", help="which simulated clinic it knows"
+    )
     parser.add_argument("--log", type=Path, help="append a line per request to this file")
     given = parser.parse_args(arguments)
     try:
         faults = load(Faults, None, given.fault)
     except UserError as error:
         sys.exit(f"error: {error}")
-    serve(make_app(reply, given.seed, faults, given.log), given.port)
+    with use_world(given.world):
+        serve(make_app(reply, given.seed, faults, given.log), given.port)
 
 
 if __name__ == "__main__":

@@ -190,7 +190,7 @@ def test_a_killed_run_gives_the_same_pairs(sampled: Path, undecided: Path, data:
 
 def test_dpo_reads_the_pairs_and_moves_the_model(undecided: Path, sampled: Path, tmp_path: Path) -> None:
     """After a few steps the model says the good answer more often when it is sampled again."""
-    trainer = {"max_steps": 20, "per_device_train_batch_size": 8, "learning_rate": 3.0e-3, "save_strategy": "no"}
+    trainer = {"max_steps": 40, "per_device_train_batch_size": 8, "learning_rate": 1.0e-3, "save_strategy": "no"}
     moved = dpo.main(dpo.Config(out=tmp_path / "dpo", model=undecided, data=sampled, trainer=trainer, threads=1))
     write_parquet(tmp_path / "new" / "a.parquet", [row(n) for n in range(50, 74)])
     shares = []

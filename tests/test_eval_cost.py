@@ -86,7 +86,7 @@ def test_parameters_are_counted_in_the_headers(tmp_path: Path) -> None:
     index = {"weight_map": {"w": "a.safetensors", "positions": "a.safetensors", "v": "b.safetensors"}}
     write_json(folder / "model.safetensors.index.json", index)
     assert count_parameters(folder) == 30 + 7 + 1
-    assert count_parameters(NANO) == read_json(NANO / "run.json")["counts"]["parameters"] == 5_589_760
+    assert count_parameters(NANO) == read_json(NANO / "run.json")["counts"]["parameters"] == 2_950_848
 
 
 def test_weights_that_say_nothing_of_the_size_are_refused(tmp_path: Path) -> None:
@@ -132,13 +132,13 @@ def test_tokens_of_training_are_read_from_the_ancestry() -> None:
 
 
 def test_what_run_json_tells_is_not_typed_again() -> None:
-    """The base here was pretrained on 6,002,577 tokens; typing a number beside it is refused, fine-tuning may be."""
+    """The base here was pretrained on 5,207,500 tokens; typing a number beside it is refused, fine-tuning may be."""
     given = {"out": "out", "models": {"nano": {"model": NANO, "finetune_tokens": 9.0}}}
     entry = account("nano", load(Config, given).models["nano"])
-    assert (entry["pretrain_tokens"], entry["finetune_tokens"]) == (6_002_577, 9.0)
+    assert (entry["pretrain_tokens"], entry["finetune_tokens"]) == (5_207_500, 9.0)
     given["models"] = {"nano": {"model": NANO, "pretrain_tokens": 5.0}}
     with pytest.raises(
-        UserError, match=r"models\.nano\.pretrain_tokens: run\.json of .* tells 6,002,577; leave it out"
+        UserError, match=r"models\.nano\.pretrain_tokens: run\.json of .* tells 5,207,500; leave it out"
     ):
         account("nano", load(Config, given).models["nano"])
 

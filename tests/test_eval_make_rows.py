@@ -76,7 +76,7 @@ def test_options_are_answered_by_text_or_by_a_letter(clinic: Path, tmp_path: Pat
     for plain, row in zip(outputs["text"], outputs["written"], strict=True):
         assert row.input.endswith("Answer with the letter.")
         assert f"\n{row.output}. {plain.output}\n" in row.input
-    assert run.require_finished(tmp_path / "text")["counts"] == {"read": 9, "rows": 3, "dropped": 6}
+    assert run.require_finished(tmp_path / "text")["counts"] == {"read": 36, "rows": 3, "dropped": 33}
 
 
 def test_a_test_part_is_refused_unless_a_reason_is_given(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ SMALL = {
     "documents": {"pubmed": 6, "clinical": 12, "medwiki": 5, "guidelines": 5},
     "benchmark_rows": {"train": 4, "dev": 4, "test": 9},
     "validation_questions": 8,
-    "lessons": 10,
+    "lessons": {"copying": {"rows": 5, "shares": {"copying": 1.0}}, "rehearsal": {"rows": 10, "rehearsal": True}},
 }
 
 

@@ -241,9 +241,10 @@ def test_what_a_benchmark_holds_is_not_kept(tmp_path: Path) -> None:
 
 
 def test_what_the_base_knows_without_the_context_is_dropped(tmp_path: Path) -> None:
-    """The embedded base knows a drug for asthma: dropped where the context is to decide, kept where knowledge is."""
-    known = ("Which drug treats asthma?", "budesonide", "warfarin", "omeprazole", "olanzapine")
-    wrong = ("Which drug treats asthma?", "warfarin", "budesonide", "omeprazole", "olanzapine")
+    """The base knows a fact of its own world: dropped where the context is to decide, kept where knowledge is."""
+    asked = "With what does liokut insufficiency begin?"
+    known = (asked, "dysuria", "hesitancy", "fatigue", "dizziness")
+    wrong = (asked, "hesitancy", "dysuria", "fatigue", "dizziness")
     entries = [entry("clinical_case", *known), entry("clinical_knowledge", *known), entry("clinical_case", *wrong)]
     config = settings(tmp_path, closed_book="experts/nano", device="cpu")
     drop_known(entries, config, load_topics())

@@ -28,18 +28,20 @@ SYSTEM = "Answer the patient's question about the medicine concisely. Say nothin
 
 
 def load(path: Path, split: str = "test") -> Loaded:
-    """Read the questions; those on one drug are a group; a row without question or answer is left out."""
+    """Read the questions; those on one drug are a group, a type is a slice; a row without either is left out."""
     file = find_split(path, FILES, split, SOURCE)
     rows = read_table(file, ("Question", "Focus (Drug)", "Question Type", "Answer", "Section Title", "URL"))
     dropped: Counter[str] = Counter()
     items = []
     for number, row in enumerate(rows, 1):
-        question, answer, drug = (str(row[name] or "").strip() for name in ("Question", "Answer", "Focus (Drug)"))
+        question, answer, drug, kind = (
+            str(row[name] or "").strip() for name in ("Question", "Answer", "Focus (Drug)", "Question Type")
+        )
         if not question or not answer:
             dropped["no question" if not question else "no answer"] += 1
             continue
         name = f"{number:04d}"
-        items.append(Item(name, drug.casefold() or name, ask(SYSTEM, question), answer))
+        items.append(Item(name, drug.casefold() or name, ask(SYSTEM, question), answer, slice=kind))
     notes = file_notes({file: len(rows)}, PUBLISHED) | {"rows_by_readme": ROWS_BY_README}
     return loaded(items, dropped, file, notes)
 

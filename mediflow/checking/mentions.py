@@ -218,7 +218,7 @@ def known_names() -> Lexicon:
     from mediflow.pairing.flaws import known_drugs
 
     names: list[tuple[str, Concept]] = []
-    for disease in load_knowledge():
+    for disease in (*load_knowledge("clinic"), *load_knowledge("second")):
         names += [(name, Concept("disease", disease.name.lower())) for name in (disease.name, disease.abbreviation)]
         names += [(symptom, Concept("symptom", symptom.lower())) for symptom in disease.symptoms]
         names += [(drug.name, Concept("drug", drug.name.lower())) for drug in disease.drugs]

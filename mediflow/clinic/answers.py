@@ -10,7 +10,7 @@ from functools import cache
 from mediflow.clinic import rewriting
 from mediflow.clinic.documents import Note
 from mediflow.clinic.exchange import Exchange, as_written
-from mediflow.clinic.knowledge import Disease, find_disease, load_knowledge, treated_by
+from mediflow.clinic.knowledge import Disease, find_disease, load_knowledge, treated_by, world_in_use
 from mediflow.clinic.patients import SIDES, Patient
 from mediflow.clinic.statements import Statement
 
@@ -246,7 +246,11 @@ ENTITIES = {
 
 def _entities(note: Note, patient: Patient, rng: random.Random) -> Exchange:
     kind = rng.choice(list(ENTITIES))
-    places = [m.span() for m in _drug_names().finditer(note.text)] if kind == "drugs" else _symptoms(note, kind)
+    places = (
+        [m.span() for m in _drug_names(world_in_use()).finditer(note.text)]
+        if kind == "drugs"
+        else _symptoms(note, kind)
+    )
     once: dict[str, tuple[int, int]] = {}
     for start, end in places:
         once.setdefault(note.text[start:end].lower(), (start, end))
@@ -271,9 +275,9 @@ def _symptoms(note: Note, kind: str) -> list[tuple[int, int]]:
 
 
 @cache
-def _drug_names() -> re.Pattern[str]:
+def _drug_names(world: str) -> re.Pattern[str]:
     # Two of the allergens are drugs: a document that names the allergy names the drug.
-    names = {drug.name for disease in load_knowledge() for drug in disease.drugs} | {"penicillin", "sulfa"}
+    names = {drug.name for disease in load_knowledge(world) for drug in disease.drugs} | {"penicillin", "sulfa"}
     longest = sorted(names, key=lambda name: (-len(name), name))
     return re.compile(rf"(?i:\b(?:{'|'.join(map(re.escape, longest))})\b)")
 

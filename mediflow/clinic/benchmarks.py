@@ -9,23 +9,22 @@ from typing import Any
 
 from mediflow.clinic.answers import (
     LABELS,
-    choices,
-    choices_of,
     hypothesis,
     numbered,
     plant_error,
     question,
-    which_code,
-    which_drug,
-    which_symptom,
 )
 from mediflow.clinic.documents import Note, write_note
+from mediflow.clinic.exam import ASKED, validation_question
 from mediflow.clinic.files import put
-from mediflow.clinic.knowledge import Disease, load_knowledge
+from mediflow.clinic.knowledge import use_world
+from mediflow.clinic.lessons import FAMILIES, page_facts, words
 from mediflow.clinic.patients import SIDES, SIZES, Patient, draw_patients
+from mediflow.clinic.relations import page, values_of
+from mediflow.clinic.relations import question as question_on
 from mediflow.clinic.twins import write_twins
 from mediflow.clinic.twins_neighbours import write_neighbours
-from mediflow.clinic.wording import CHOICE, NLI, RADIOLOGY
+from mediflow.clinic.wording import CHOICE, RADIOLOGY
 from mediflow.taxonomy import WHOLE, DocumentType, load_taxonomy
 
 MEDEC_COLUMNS = ("Text ID", "Text", "Sentences", "Error Flag", "Error Type", "Error Sentence ID", "Error Sentence",
@@ -138,32 +137,26 @@ def rrs_rows(patients: Sequence[Patient], seed: str) -> list[dict[str, str]]:
     return rows
 
 
+TOPICS = (*ASKED, "reading", "general", "radiology")
+"""What merges are chosen by: what experts read, and what they should not forget."""
+
+
 def validation_rows(topic: str, seed: str, count: int) -> list[dict[str, Any]]:
     """Synthetic multiple-choice questions on one topic (the paper's validation sets, section 3.1.4, in miniature)."""
-    known = load_knowledge()
     rows = []
     for number in range(count):
         rng = random.Random(f"validation {topic} {seed} {number}")
-        instruction, asked, options, index = _topic(topic, known[number % len(known)], rng)
+        instruction, asked, options, index = _topic(topic, number, rng)
         rows.append({"id": f"{topic}-{number:04d}", "topic": topic, "instruction": instruction, "context": "",
                      "question": asked, "options": options, "answer_index": index})  # fmt: skip
     return rows
 
 
-KNOWLEDGE = {"medication": which_drug, "symptoms": which_symptom, "codes": which_code}
-TOPICS = ("knowledge", *KNOWLEDGE, "entailment", "radiology")
-
-
-def _topic(topic: str, disease: Disease, rng: random.Random) -> tuple[str, str, list[str], int]:
-    if topic == "knowledge":
-        return CHOICE, *choices(disease, rng)
-    if topic in KNOWLEDGE:
-        return CHOICE, *choices_of(KNOWLEDGE[topic], disease, [d for d in load_knowledge() if d != disease], rng)
-    if topic == "entailment":
-        patient = draw_patients(rng.randrange(10**9), 1)[0]
-        label = rng.choice(LABELS)
-        first, second = hypothesis(write_note(FULL, WHOLE, patient, rng).statements, patient, label, rng)
-        return NLI, f"SENTENCE_1: {first}\nSENTENCE_2: {second}", list(LABELS), LABELS.index(label)
+def _topic(topic: str, number: int, rng: random.Random) -> tuple[str, str, list[str], int]:
+    if topic in ASKED:
+        return CHOICE, *validation_question(topic, number, rng)
+    if topic in {"reading", "general"}:
+        return _lesson(topic, rng)
     patients = draw_patients(rng.randrange(10**9), 20)
     patient = next(p for p in patients if p.main.finding)
     note = write_note(load_taxonomy().documents["radiology_report"], "Findings", patient, rng)
@@ -172,6 +165,23 @@ def _topic(topic: str, disease: Disease, rng: random.Random) -> tuple[str, str, 
     asked = f"On which side is the {finding}?" if values == SIDES else f"How large is the {finding}?"
     findings = note.text.removeprefix("Findings: ")
     return RADIOLOGY, f"FINDINGS: {findings}\nQUESTION: {asked}", list(values), values.index(right)
+
+
+def _lesson(topic: str, rng: random.Random) -> tuple[str, str, list[str], int]:
+    """A lesson of the base's as a choice; wrong options stand in the same text, or could."""
+    with use_world("base"):
+        if topic == "reading":
+            facts = page_facts(rng)
+            fact = rng.choice(facts)
+            told, text, right = question_on(fact, "lessons", rng), page(facts, rng), fact.value
+            others = [*(f.value for f in facts), *rng.sample(values_of(fact.relation), 6)]
+        else:
+            text, tasks = FAMILIES["list"](rng)
+            _, told, right = rng.choice([task for task in tasks if task.kind in {"pick", "behind"}])
+            others = [*text.split(", "), *words(rng, 6)]
+    wrong = list(dict.fromkeys(option for option in others if option != right))[:3]
+    place = rng.randrange(4)
+    return told, text, [*wrong[:place], right, *wrong[place:]], place
 
 
 def write_benchmarks(folder: Path, patients: Mapping[str, Sequence[Patient]], seed: int) -> dict[str, int]:

@@ -81,6 +81,18 @@ def load_care() -> dict[str, Any]:
     return dict(yaml.safe_load((Path(__file__).parent / "care.yml").read_text()))
 
 
+@cache
+def care_of(disease: str) -> dict[str, str]:
+    """What goes with a disease: lay words, diet, a reason to come back. Of an invented one they are drawn."""
+    known = load_care()["diseases"]
+    if disease in known:
+        return dict(known[disease])
+    rng = random.Random(f"care of {disease}")
+    drawn = {key: rng.choice(sorted({row[key] for row in known.values()})) for key in ("diet", "warning")}
+    organ = rng.choice(("heart", "lungs", "kidneys", "liver", "joints", "nerves", "skin", "bowel", "blood", "glands"))
+    return drawn | {"lay": f"an illness of the {organ} that {rng.choice(('comes and goes', 'lasts', 'starts early'))}"}
+
+
 def look_up(catalogue: str, name: str) -> dict[str, str]:
     """What goes with a name of a catalogue (operation, gene, screening, exercise). KeyError where it is unknown."""
     for entry in load_care()["catalogue"][catalogue]:

@@ -1,17 +1,32 @@
-"""The clinic's library: simulated abstracts, notes, encyclopedia pages and guidelines, all true in its small world."""
+"""The clinic's library: what each expert reads. A corpus tells of one subject, in several wordings and places.
+
+`guidelines` tells which drug comes first and second and at what dose, `medwiki` of specialties, tests and leading
+symptoms, `pubmed` of what drugs do, `clinical` is notes on patients and of the ward. No fact of one is in another.
+"""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 
 from mediflow.clinic.documents import write_note
 from mediflow.clinic.knowledge import Disease, load_knowledge
-from mediflow.clinic.patients import draw_disease, draw_patients
+from mediflow.clinic.patients import draw_patient
+from mediflow.clinic.relations import facts_of, page
 from mediflow.taxonomy import WHOLE, DocumentType
 from medsmith.records import Document, content_id
 
+CORPORA = ("pubmed", "clinical", "medwiki", "guidelines")
 LICENCE = "CC0-1.0 (simulated)"
+TITLES = {
+    "guidelines": ("Guideline: {}", "How to treat {}", "Recommendations on {}"),
+    "medwiki": ("{}", "About {}", "{} (disease)"),
+    "pubmed": ("A simulated trial of {}", "{}: a simulated study", "What {} does"),
+    "clinical": ("Ward notes on {}", "From the chart: {}", "Course of {}"),
+}
+FILLERS = (
+    "This page was last read in spring.", "More is said below.", "Only adults were considered.", "The text is short.",
+    "Experts agree on this.", "There are few data on children.",
+)  # fmt: skip
 
 
 def _form(title: str, **sections: str) -> DocumentType:
@@ -39,101 +54,38 @@ FORMS = (
 )  # fmt: skip
 
 
-def write_corpus(name: str, seed: int, count: int, rare_share: float = 0.5) -> list[Document]:
-    """Write `count` documents of one corpus: pubmed, clinical, medwiki or guidelines; rare diseases in their share."""
-    if name == "clinical":
-        return _clinical(seed, count, rare_share)
-    write = PAGES[name]
+def write_corpus(name: str, seed: int, count: int) -> list[Document]:
+    """Write `count` documents of one of CORPORA; every disease in turn. The n-th depends on seed and n alone."""
+    known = load_knowledge()
     documents = []
     for number in range(count):
         rng = random.Random(f"{name} {seed} {number}")
-        title, text = write(draw_disease(rng, rare_share), rng)
-        documents.append(_document(name, number, title, text))
+        if name == "clinical" and number % 4 == 3:
+            title, text = _note(seed, number)
+        else:
+            # One text in four of this corpus is a patient's note; the pages between take turns all the same.
+            turn = number - number // 4 if name == "clinical" else number
+            title, text = write_page(name, known[turn % len(known)], rng)
+        source = f"simulated {name}"
+        documents.append(Document(f"sim-{name}-{content_id(number, text)}", title, text, source, LICENCE))
     return documents
 
 
-def _document(corpus: str, number: int, title: str, text: str) -> Document:
-    return Document(f"sim-{corpus}-{content_id(number, text)}", title, text, f"simulated {corpus}", LICENCE)
+def write_page(corpus: str, disease: Disease, rng: random.Random) -> tuple[str, str]:
+    """Title and text of a page of a corpus on one disease; in pubmed on one of its drugs."""
+    facts, subject = facts_of(disease, (corpus,)), disease.name
+    if corpus == "pubmed":
+        subject = rng.choice(disease.drugs).name
+        facts = [fact for fact in facts if fact.entity == subject]
+    title = rng.choice(TITLES[corpus]).format(subject)
+    text = page(facts, rng)
+    if rng.random() < 0.3:
+        text = f"{text} {rng.choice(FILLERS)}"
+    title = title[0].upper() + title[1:]
+    return title, f"{title}. {text}" if rng.random() < 0.5 else text
 
 
-def _clinical(seed: int, count: int, rare_share: float) -> list[Document]:
-    documents = []
-    for number, patient in enumerate(draw_patients(seed, count, rare_share)):
-        form = FORMS[number % len(FORMS)]
-        note = write_note(form, WHOLE, patient, random.Random(f"clinical {seed} {number}"))
-        documents.append(_document("clinical", number, form.title, note.text))
-    return documents
-
-
-def _both(words: tuple[str, ...], rng: random.Random) -> str:
-    order = rng.sample(words, len(words))
-    return order[0] if len(order) == 1 else f"{', '.join(order[:-1])} and {order[-1]}"
-
-
-def _abstract(d: Disease, rng: random.Random) -> tuple[str, str]:
-    drug, other = rng.sample(d.drugs, 2)
-    patients, share = rng.randint(4, 90) * 10, rng.randint(12, 68)
-    symptom = rng.choice(d.symptoms)
-    finding = f" Imaging of the {d.region} with {d.finding} was required." if d.finding and rng.random() < 0.5 else ""
-    control = rng.choice(("placebo", other.name))
-    result = rng.choice(
-        (
-            f"{symptom[0].upper()}{symptom[1:]} improved in {share} % of patients on {drug.name}.",
-            f"Treatment with {drug.name} reduced {symptom} by {share} %.",
-        )
-    )
-    text = (
-        f"BACKGROUND: {rng.choice(('Patients with', 'Adults with'))} {d.name} "
-        f"often suffer from {_both(d.symptoms, rng)}. "
-        f"METHODS: We randomly assigned {patients} patients with {d.name} ({d.abbreviation}) "
-        f"to {drug.name} {drug.dose} {drug.unit} or {control}.{finding} The {d.lab.name} was measured. "
-        f"RESULTS: {result} "
-        f"CONCLUSIONS: {drug.name[0].upper()}{drug.name[1:]} is effective in {d.name}."
-    )
-    return f"{drug.name[0].upper()}{drug.name[1:]} in {d.name}: a simulated trial", text
-
-
-def _encyclopedia(d: Disease, rng: random.Random) -> tuple[str, str]:
-    first, second = rng.sample(d.drugs, 2)
-    lab = {"high": "is usually high", "low": "is usually low", "normal": "is usually normal"}[d.lab.value]
-    sentences = [
-        f"{d.name[0].upper()}{d.name[1:]} ({d.abbreviation}) is a disease that belongs to {d.specialty}.",
-        rng.choice((f"Its symptoms are {_both(d.symptoms, rng)}.", f"People with it have {_both(d.symptoms, rng)}.")),
-        rng.choice(
-            (
-                f"It is treated with {first.name} or {second.name}.",
-                f"{first.name[0].upper()}{first.name[1:]} and {second.name} are used for {d.name}.",
-            )
-        ),
-        f"The laboratory test is {d.lab.name}, which {lab}.",
-        f"The ICD-10-CM code of {d.name} is {d.code}.",
-    ]
-    if d.finding:
-        sentences.append(f"Imaging of the {d.region} can show a {d.finding}.")
-    return d.name[0].upper() + d.name[1:], " ".join([sentences[0], *rng.sample(sentences[1:], len(sentences) - 1)])
-
-
-def _guideline(d: Disease, rng: random.Random) -> tuple[str, str]:
-    first, second = rng.sample(d.drugs, 2)
-    wrong = rng.choice([x for x in load_knowledge() if x.name != d.name]).drugs[0]
-    weeks = rng.randint(2, 12)
-    parts = [
-        f"Suspect {d.name} in adults with {_both(d.symptoms, rng)}.",
-        f"Measure the {d.lab.name} in everyone with suspected {d.name}.",
-        f"Offer {first.name} {first.dose} {first.unit} as first treatment of {d.name}.",
-        f"If {first.name} is not tolerated, offer {second.name} {second.dose} {second.unit}.",
-        f"Do not offer {wrong.name} for {d.name}.",
-        f"Refer to {d.specialty} and review after {weeks} weeks.",
-    ]
-    if d.finding:
-        parts.append(f"Look for a {d.finding} on imaging of the {d.region}.")
-    kept = [*parts[:3], *rng.sample(parts[3:], 3)]
-    return f"Guideline: {d.name}", " ".join(f"{n}. {part}" for n, part in enumerate(kept, 1))
-
-
-PAGES: dict[str, Callable[[Disease, random.Random], tuple[str, str]]] = {
-    "pubmed": _abstract,
-    "medwiki": _encyclopedia,
-    "guidelines": _guideline,
-}
-CORPORA = ("pubmed", "clinical", "medwiki", "guidelines")
+def _note(seed: int, number: int) -> tuple[str, str]:
+    patient = draw_patient(seed, number)
+    form = FORMS[number // 4 % len(FORMS)]
+    return form.title, write_note(form, WHOLE, patient, random.Random(f"clinical {seed} {number}")).text

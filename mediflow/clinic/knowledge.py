@@ -1,84 +1,81 @@
-"""What the simulated clinic holds to be true: diseases with their symptoms, drugs, laboratory and imaging signs."""
+"""What the simulated clinic holds to be true, in the world that is in use.
+
+There are several worlds, which share no disease, drug or code: `clinic` is written by hand (knowledge.yml), `second` is
+a clinic of invented diseases, and `base` is what the embedded base model was taught about. A process simulates one of
+them at a time (`use_world`); a disease is found by its name whichever is in use.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
-from pathlib import Path
 
-import yaml
+from mediflow.clinic.diseases import Disease, Drug, Lab, read_clinic
+from mediflow.clinic.invented import invent
 
+__all__ = [
+    "WORLDS",
+    "Disease",
+    "Drug",
+    "Lab",
+    "find_disease",
+    "load_knowledge",
+    "treated_by",
+    "use_world",
+    "world_in_use",
+]
 
-@dataclass(frozen=True)
-class Drug:
-    """A drug at its usual dose; in this world each drug belongs to one disease."""
-
-    name: str
-    dose: str
-    unit: str
-
-
-@dataclass(frozen=True)
-class Lab:
-    """A laboratory test: unit, normal range, and where an untreated patient's value lies (high, low, normal)."""
-
-    name: str
-    unit: str
-    low: float
-    high: float
-    value: str
+WORLDS = ("clinic", "second", "base")
 
 
-@dataclass(frozen=True)
-class Disease:
-    """One disease. The embedded base model has read much about the `common` half, little about the rest."""
-
-    name: str
-    abbreviation: str
-    code: str
-    common: bool
-    specialty: str
-    symptoms: tuple[str, ...]
-    drugs: tuple[Drug, ...]
-    lab: Lab
-    region: str | None
-    finding: str | None
+_in_use = ["clinic"]
 
 
-@cache
-def load_knowledge() -> tuple[Disease, ...]:
-    """All diseases, in the order of knowledge.yml."""
-    rows = yaml.safe_load((Path(__file__).parent / "knowledge.yml").read_text())
-    return tuple(
-        Disease(
-            name=row["name"],
-            abbreviation=row["abbreviation"],
-            code=row["code"],
-            common=row["common"],
-            specialty=row["specialty"],
-            symptoms=tuple(row["symptoms"]),
-            drugs=tuple(Drug(drug["name"], str(drug["dose"]), drug["unit"]) for drug in row["drugs"]),
-            lab=Lab(**row["lab"]),
-            region=row.get("imaging", {}).get("region"),
-            finding=row.get("imaging", {}).get("finding"),
-        )
-        for row in rows
-    )
+@contextmanager
+def use_world(name: str) -> Iterator[None]:
+    """Simulate another world within the block. Raises KeyError for a name that is none of WORLDS."""
+    if name not in WORLDS:
+        raise KeyError(name)
+    _in_use.append(name)
+    try:
+        yield
+    finally:
+        _in_use.pop()
+
+
+def world_in_use() -> str:
+    """The name of the world that is simulated now."""
+    return _in_use[-1]
+
+
+def load_knowledge(world: str | None = None) -> tuple[Disease, ...]:
+    """All diseases of a world (default: the one in use), in a fixed order."""
+    return _diseases(world or world_in_use())
 
 
 @cache
+def _diseases(world: str) -> tuple[Disease, ...]:
+    if world != "clinic":
+        return invent(world)
+    return read_clinic()
+
+
+@cache
+def _by_name() -> dict[str, Disease]:
+    return {disease.name: disease for world in WORLDS for disease in load_knowledge(world)}
+
+
+@cache
+def _by_drug() -> dict[str, Disease]:
+    return {drug.name: disease for disease in _by_name().values() for drug in disease.drugs}
+
+
 def find_disease(name: str) -> Disease:
-    """The disease of this name; KeyError where the clinic does not know it."""
-    for disease in load_knowledge():
-        if disease.name == name:
-            return disease
-    raise KeyError(name)
+    """The disease of this name; KeyError where no world knows it."""
+    return _by_name()[name]
 
 
-@cache
 def treated_by(drug: str) -> Disease:
     """The one disease that this drug treats; KeyError where no disease has it."""
-    for disease in load_knowledge():
-        if any(known.name == drug for known in disease.drugs):
-            return disease
-    raise KeyError(drug)
+    return _by_drug()[drug]

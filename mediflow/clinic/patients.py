@@ -99,31 +99,28 @@ def _draw_care(seed: int, number: int, disease: str) -> Care:
     return draw_care(random.Random(f"care {seed} {number}"), disease)
 
 
-def draw_patients(seed: int, count: int, rare_share: float = 0.5) -> list[Patient]:
-    """Draw patients; the n-th depends on seed and n alone, so a longer list continues a shorter one.
-
-    `rare_share` is the chance that a disease is drawn from the rare half of what the clinic knows.
-    """
-    return [draw_patient(seed, number, rare_share) for number in range(count)]
+def draw_patients(seed: int, count: int) -> list[Patient]:
+    """Draw patients; the n-th depends on seed and n alone, so a longer list continues a shorter one."""
+    return [draw_patient(seed, number) for number in range(count)]
 
 
-def draw_patient(seed: int, number: int, rare_share: float = 0.5) -> Patient:
+def draw_patient(seed: int, number: int) -> Patient:
     """The patient of that number of `draw_patients`."""
-    return _draw(random.Random(f"patient {seed} {number}"), seed, number, rare_share)
+    return _draw(random.Random(f"patient {seed} {number}"), seed, number)
 
 
-def draw_disease(rng: random.Random, rare_share: float = 0.5) -> Disease:
-    """One disease, rare with the chance `rare_share`."""
-    common = rng.random() >= rare_share
+def draw_disease(rng: random.Random) -> Disease:
+    """One disease, from either half of what the clinic knows with equal chances."""
+    common = rng.random() >= 0.5
     return rng.choice([disease for disease in load_knowledge() if disease.common == common])
 
 
-def _draw(rng: random.Random, seed: int, number: int, rare_share: float) -> Patient:
+def _draw(rng: random.Random, seed: int, number: int) -> Patient:
     known = load_knowledge()
     wanted = rng.choice((1, 2, 2, 3))
     diseases: list[Disease] = []
     while len(diseases) < wanted:
-        disease = draw_disease(rng, rare_share)
+        disease = draw_disease(rng)
         if disease not in diseases:
             diseases.append(disease)
     main = diseases[0]

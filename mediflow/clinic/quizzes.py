@@ -12,10 +12,10 @@ from typing import Any
 
 from mediflow.clinic.answers import LABELS, QUESTIONS, choices_of, hypothesis, questions_on
 from mediflow.clinic.benchmarks import inquiries, meqsum_rows
-from mediflow.clinic.corpora import PAGES
 from mediflow.clinic.documents import Note, write_note
-from mediflow.clinic.knowledge import Disease, find_disease, load_knowledge
+from mediflow.clinic.knowledge import Disease, find_disease, load_knowledge, world_in_use
 from mediflow.clinic.patients import FREQUENCIES, Patient, draw_patient
+from mediflow.clinic.quiz_pages import PAGES
 from mediflow.clinic.statements import Statement
 from mediflow.taxonomy import WHOLE, DocumentType, load_taxonomy
 from medsmith.records import content_id
@@ -165,12 +165,12 @@ def _others(topic: str, statement: Statement, question: str, right: str) -> list
     for values in (SIDES, SIZES, FREQUENCIES):
         if right in values:
             return [option for option in values if option != right]
-    found = _pool(topic).get(_head(statement, question), ())
+    found = _pool(topic, world_in_use()).get(_head(statement, question), ())
     return [other for other in found if not _stands_in(other, right) and not _stands_in(right, other)]
 
 
 @cache
-def _pool(topic: str) -> dict[str, tuple[str, ...]]:
+def _pool(topic: str, world: str) -> dict[str, tuple[str, ...]]:
     """Answers by kind of question, of patients of its own."""
     found: dict[str, set[str]] = {}
     rng = random.Random("pool")

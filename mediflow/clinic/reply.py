@@ -6,14 +6,16 @@ import json
 import random
 import re
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 from mediflow.checking.verify import verify
 from mediflow.clinic.flaws import induce_error
 from mediflow.clinic.generating import generate
-from mediflow.clinic.knowledge import load_knowledge
+from mediflow.clinic.knowledge import load_knowledge, world_in_use
 from mediflow.clinic.quizzes import write_questions
 from mediflow.clinic.reading import choose
+from mediflow.clinic.relations import Fact, facts_of, load_relations, question, say
 
 CRITERIA = ("quality", "alignment", "coherence", "realism", "difficulty")
 
@@ -68,7 +70,7 @@ def _pit(request: dict[str, Any], rng: random.Random) -> str:
     if request["task"] == "explainer":
         return _explained(title, text)
     if request["task"] == "question_answer":
-        found = _questions(text) or [(f"What is said of {title or 'the topic'}?", s) for s in sentences[:3]]
+        found = _questions(text, rng) or [(f"What is said of {title or 'the topic'}?", s) for s in sentences[:3]]
         return "\n".join(f"Question: {asked} Answer: {answer}" for asked, answer in found)
     names = sorted(
         {m for d in load_knowledge() for m in (d.name, *d.symptoms, *(x.name for x in d.drugs)) if m in text}
@@ -89,23 +91,18 @@ def _explained(title: str, text: str) -> str:
     return " ".join(sentences)
 
 
-def _questions(text: str) -> list[tuple[str, str]]:
-    """What the text says of a disease of the clinic that it names, as questions with short answers."""
-    found = []
-    for d in load_knowledge():
-        if not re.search(rf"\b{d.name}\b", text, re.IGNORECASE):
-            continue
-        for drug in d.drugs:
-            if re.search(rf"\b{drug.name}\b", text, re.IGNORECASE):
-                found += [(f"Which drug treats {d.name}?", drug.name), (f"What is {drug.name} used for?", d.name)]
-        found += [(f"Which is a symptom of {d.name}?", symptom) for symptom in d.symptoms if symptom in text]
-        if d.code in text:
-            found.append((f"What is the ICD-10-CM code of {d.name}?", d.code))
-        if d.specialty in text:
-            found.append((f"Which specialty treats {d.name}?", d.specialty))
-        if d.lab.name in text:
-            found.append((f"Which laboratory test is used in {d.name}?", d.lab.name))
-    return found
+def _questions(text: str, rng: random.Random) -> list[tuple[str, str]]:
+    """What the text says of the clinic's diseases and drugs, as questions in the teacher's words with short answers."""
+    stated = [fact for sentence, fact in _sayings(world_in_use()) if sentence in text]
+    return [(question(fact, "teacher", rng), fact.value) for fact in dict.fromkeys(stated)]
+
+
+@cache
+def _sayings(world: str) -> list[tuple[str, Fact]]:
+    """Every sentence in which a page can state a fact."""
+    relations = load_relations()
+    facts = (fact for disease in load_knowledge(world) for fact in facts_of(disease))
+    return [(say(wording, fact), fact) for fact in facts for wording in relations[fact.relation].pages]
 
 
 KINDS: dict[str, Callable[[dict[str, Any], random.Random], str]] = {

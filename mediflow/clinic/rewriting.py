@@ -6,10 +6,10 @@ import random
 import re
 from functools import cache
 
-from mediflow.clinic.care import load_care
+from mediflow.clinic.care import care_of, load_care
 from mediflow.clinic.documents import Note
 from mediflow.clinic.exchange import Exchange, as_written
-from mediflow.clinic.knowledge import Disease, find_disease, load_knowledge
+from mediflow.clinic.knowledge import Disease, find_disease, load_knowledge, world_in_use
 from mediflow.clinic.patients import Patient
 from mediflow.clinic.statements import Statement
 
@@ -30,7 +30,7 @@ def reason(note: Note, patient: Patient, rng: random.Random) -> Exchange:
 
 def hide(text: str, disease: Disease) -> str:
     """The text without a name of the disease: neither its own, nor its abbreviation, nor its lay name."""
-    lay = load_care()["diseases"][disease.name]["lay"]
+    lay = care_of(disease.name)["lay"]
     # A finding may bear the disease's name: on imaging a pleural effusion is seen, not "the condition".
     text = re.sub(rf"\b(small|moderate|large) {re.escape(disease.name)}\b", r"\1 abnormality", text)
     text = re.sub(rf", which means {re.escape(lay)}", "", text)
@@ -40,16 +40,17 @@ def hide(text: str, disease: Disease) -> str:
 
 def simplify(note: Note, patient: Patient, rng: random.Random) -> Exchange:
     """The document with lay words in the place of terms and abbreviations; nothing else changes."""
-    text = _terms().sub(_lay, note.text)
-    for row in load_care()["diseases"].values():
-        text = text.replace(f"{row['lay']}, which means {row['lay']}", row["lay"])
+    text = _terms(world_in_use()).sub(_lay, note.text)
+    for disease in load_knowledge():
+        lay = care_of(disease.name)["lay"]
+        text = text.replace(f"{lay}, which means {lay}", lay)
     return Exchange(note.text, text, {"simplified": text})
 
 
 @cache
-def _terms() -> re.Pattern[str]:
-    names = sorted([*(d.name for d in load_knowledge()), *load_care()["plain"]], key=len, reverse=True)
-    short = "|".join(d.abbreviation for d in load_knowledge())
+def _terms(world: str) -> re.Pattern[str]:
+    names = sorted([*(d.name for d in load_knowledge(world)), *load_care()["plain"]], key=len, reverse=True)
+    short = "|".join(d.abbreviation for d in load_knowledge(world))
     return re.compile(rf"(?i:\b(?:{'|'.join(map(re.escape, names))})\b)|\b(?:{short})\b")
 
 
@@ -57,7 +58,7 @@ def _lay(match: re.Match[str]) -> str:
     term = match[0]
     for disease in load_knowledge():
         if term in {disease.abbreviation, disease.name} or term.lower() == disease.name.lower():
-            plain = str(load_care()["diseases"][disease.name]["lay"])
+            plain = care_of(disease.name)["lay"]
             return plain if term == disease.abbreviation else _capital_like(term, disease.name, plain)
     return _capital_like(term, term.lower(), load_care()["plain"][term.lower()])
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from mediflow.clinic.care import load_care, look_up
+from mediflow.clinic.care import care_of, look_up
 from mediflow.clinic.patients import Patient
 from mediflow.clinic.statements import VISIT, Statement
 from mediflow.taxonomy import DocumentType
@@ -90,7 +90,7 @@ def _fill(text: str, slots: dict[str, str]) -> str:
 
 def _slots(p: Patient) -> dict[str, str]:
     """The patient's state as words, among them what goes with the drawn names."""
-    of_disease = load_care()["diseases"][p.main.name]
+    of_disease = care_of(p.main.name)
     found = {name: str(value) for name, value in asdict(p.care).items()}
     for catalogue in ("operation", "gene", "screening", "exercise"):
         entry = look_up(catalogue, found[catalogue])

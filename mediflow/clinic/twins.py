@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mediflow.clinic.documents import write_note
+from mediflow.clinic.exam import free_rows
 from mediflow.clinic.files import put
 from mediflow.clinic.knowledge import find_disease, load_knowledge
 from mediflow.clinic.patients import ALLERGIES, Patient
@@ -164,20 +165,6 @@ def medisumcode_rows(patients: Sequence[Patient], seed: str) -> list[dict[str, A
     return rows
 
 
-def medication_rows(count: int, seed: str) -> list[dict[str, str]]:
-    """MedicationQA: at most `count` questions on the clinic's drugs, each once."""
-    rows = []
-    for disease in load_knowledge():
-        for drug in disease.drugs:
-            usage = f"This medicine is taken against {disease.name}, in the care of {disease.specialty}."
-            amount = f"Most people take {drug.dose} {drug.unit} of this medicine each time."
-            rows.append((f"What does {drug.name} help against?", drug.name, "Usage", usage))
-            rows.append((f"How much {drug.name} do people take?", drug.name, "Dose", amount))
-    random.Random(f"medication_qa {seed}").shuffle(rows)
-    columns = ("Question", "Focus (Drug)", "Question Type", "Answer", "Section Title", "URL")
-    return [dict(zip(columns, (*row, "simulated", "simulated"), strict=True)) for row in rows[:count]]
-
-
 def aci_rows(patients: Sequence[Patient], seed: str) -> list[dict[str, str]]:
     """ACI-Bench: a visit's conversation and its note, which states the same facts in five sections."""
     talk = load_taxonomy().documents["doctor_patient_conversation"]
@@ -234,7 +221,8 @@ def write_twins(folder: Path, patients: Mapping[str, Sequence[Patient]], seed: i
     test, tag = patients["test"], f"{seed} test"
     put(counts, folder, "medisumqa/medisumqa.json", medisumqa_rows(test, tag))
     put(counts, folder, "medisumcode/medisumcode.jsonl", medisumcode_rows(test, tag))
-    put(counts, folder, "medication_qa/MedInfo2019-QA-Medications.xlsx", medication_rows(len(test), tag))
+    free = free_rows("test", "exam", tag, 4 * len(test))
+    put(counts, folder, "medication_qa/MedInfo2019-QA-Medications.xlsx", free)
     if "train" in patients:
         put(counts, folder, "sdoh_sentences/Iteration_1.csv", sentence_rows(patients["train"], f"{seed} train"))
     put(counts, folder, "sdoh_sentences/Partial_Iteration_2_annotated.csv", sentence_rows(test, tag))

@@ -15,8 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mediflow.clinic.answers import choices
 from mediflow.clinic.documents import Note, write_note
+from mediflow.clinic.exam import choice_rows, worded_rows
 from mediflow.clinic.knowledge import load_knowledge
 from mediflow.clinic.patients import Patient
 from mediflow.clinic.statements import Statement, number
@@ -29,6 +29,8 @@ COURSE = DocumentType(
     "course", "Course", False,
     {"Course": ("presentation", "symptoms", "medications", "diagnosis", "treatment")},
 )  # fmt: skip
+ROOM = 4
+"""Questions on facts, at most, for each patient of a split: facts are few and each is asked once."""
 CLIP_SPLITS = {"train": "train", "dev": "val", "test": "test"}
 GENDER = {"woman": "F", "man": "M"}
 
@@ -97,23 +99,6 @@ def _discharge(p: Patient, rng: random.Random) -> list[tuple[str, tuple[str, ...
         (f"The proxy is {p.care.proxy}.", ("Other helpful contextual information",)),
     ]
     return [*course, *rng.sample(asked, 4)]
-
-
-def medqa_rows(patients: Sequence[Patient], seed: str) -> list[dict[str, Any]]:
-    """Questions with four options on the disease of each patient."""
-    rows = []
-    for place, patient in enumerate(patients):
-        asked, options, index = choices(patient.main, random.Random(f"medqa {seed} {patient.id}"))
-        rows.append(
-            {
-                "question": f"A {patient.age}-year-old {patient.sex} has {patient.main.name}. {asked}",
-                "answer": options[index],
-                "options": dict(zip("ABCD", options, strict=True)),
-                "meta_info": ("step1", "step2&3")[place % 2],
-                "answer_idx": "ABCD"[index],
-            }
-        )
-    return rows
 
 
 def ner_rows(patients: Sequence[Patient], seed: str) -> list[dict[str, Any]]:
@@ -206,7 +191,13 @@ def write_neighbours(folder: Path, patients: Mapping[str, Sequence[Patient]], se
         tag = f"{seed} {split}"
         radqa = radqa_data(drawn, tag)
         _write(counts, folder, f"radqa/{split}.json", _write_json, radqa, len(radqa["data"]))
-        _write(counts, folder, f"medqa/phrases_no_exclude_{split}.jsonl", write_jsonl, medqa_rows(drawn, tag))
+        _write(
+            counts,
+            folder,
+            f"medqa/phrases_no_exclude_{split}.jsonl",
+            write_jsonl,
+            choice_rows(split, "exam", str(seed), ROOM * len(drawn)),
+        )
         _write(counts, folder, f"ner/{split}.jsonl", write_jsonl, ner_rows(drawn, tag))
         _write(counts, folder, f"radiology_summary/{split}.csv", _write_csv, summary_rows(drawn, tag))
         cases = "MIETIC-validate-samples" if split == "test" else split
@@ -215,6 +206,8 @@ def write_neighbours(folder: Path, patients: Mapping[str, Sequence[Patient]], se
         documents = list(dict.fromkeys(row["doc_id"] for row in rows))
         _write(counts, folder, f"clip/{CLIP_SPLITS[split]}_ids.csv", _write_lines, documents)
         sentences += rows
+    words = worded_rows(str(seed), 2 * len(patients["test"])) if "test" in patients else []
+    _write(counts, folder, "medqa_words/phrases_no_exclude_test.jsonl", write_jsonl, words)
     _write(counts, folder, "clip/sentence_level.csv", _write_csv, sentences)
     return counts
 

@@ -119,7 +119,9 @@ SCOPE = 4
 @cache
 def drugs() -> frozenset[str]:
     """Names of drugs that no stem tells: those in wide use, and those that this package itself writes about."""
-    names = known_drugs() + [drug.name for disease in load_knowledge() for drug in disease.drugs]
+    names = known_drugs() + [
+        drug.name for world in ("clinic", "second") for disease in load_knowledge(world) for drug in disease.drugs
+    ]
     return _WIDELY_USED.union(name.lower() for name in names if name.isalpha())
 
 
