@@ -206,12 +206,13 @@ def facts_control(pipeline: Pipeline, out: Path, name: str) -> list[Row]:
     corpus = pipeline.settings(Path(settings["documents"] or ""))
     if not corpus.get("corpus"):
         raise UserError(f"{real} read no corpus file whose facts could be exchanged; give another --expert")
-    changed = _changed(out / "facts-file", corpus["corpus"], "renamed_corpus")
+    world = pipeline.settings(pipeline.one("mediflow.simulate"))["world"]
+    changed = _changed(out / "facts-file", corpus["corpus"], "renamed_corpus", world)
     settings["documents"] = str(
         step("experts.corpora", corpus | {"corpus": str(changed / "corpus.jsonl")}, out / "facts-corpus")
     )
     if settings.get("rows"):
-        settings["rows"] = str(_changed(out / "facts-rows", settings["rows"], "renamed_rows"))
+        settings["rows"] = str(_changed(out / "facts-rows", settings["rows"], "renamed_rows", world))
     made = step("experts.train", settings, out / "facts")
     before = Path(settings["base"])
     return _by_suite(pipeline, out, "facts", before, real, made, "no gain", lambda one: one.low <= 0, questions_on=name)
@@ -240,8 +241,8 @@ def step(command: str, settings: Mapping[str, Any], out: Path) -> Path:
     return out
 
 
-def _changed(out: Path, source: str | Path, kind: Kind) -> Path:
-    return write_changed(Change(out=out, source=Path(source), kind=kind))
+def _changed(out: Path, source: str | Path, kind: Kind, world: str = "clinic") -> Path:
+    return write_changed(Change(out=out, source=Path(source), kind=kind, world=world))
 
 
 def _merge(out: Path, recipe: Mapping[str, Any], models: Mapping[str, str], common: Mapping[str, Any]) -> Path:

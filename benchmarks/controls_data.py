@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from mediflow.clinic.knowledge import load_knowledge
+from mediflow.clinic.relations import facts_of, load_relations
 from medsmith import run
 from medsmith.config import Config as BaseConfig
 from medsmith.digests import RECORD, STARTED
@@ -47,6 +48,7 @@ class Change(BaseConfig):
         description="answers of other rows, or of other rows of the task; pairs the wrong way round; facts of other "
         "entities in a corpus file or in a teacher's rows; noise as large as the expert's change"
     )
+    world: str = Field("clinic", description="whose facts are exchanged, as in mediflow.simulate")
     base: Path | None = Field(None, description="for noise: what the expert was trained from")
 
 
@@ -59,14 +61,14 @@ def write_changed(config: Change) -> Path:
             assert config.base is not None, "noise stands in for what was learned from a base"
             return this.finish(tensors=_write_noise(config.base, config.source, this.folder, config.seed))
         if config.kind == "renamed_corpus":
-            names = rename_entities(clinic_facts(), config.seed)
+            names = rename_entities(clinic_facts(config.world), config.seed)
             documents = [
                 replace(document, title=rename(document.title, names), text=rename(document.text, names))
                 for document in read_documents(config.source)
             ]
             return this.finish(rows=write_jsonl(this.folder / "corpus.jsonl", map(asdict, documents)))
         if config.kind == "renamed_rows":
-            names = rename_entities(clinic_facts(), config.seed)
+            names = rename_entities(clinic_facts(config.world), config.seed)
             rows = [row | {"output": rename(row["output"], names)} for row in read_jsonl(config.source / "rows.jsonl")]
             this.facts |= {key: run.require_finished(config.source)["facts"].get(key) for key in ("task", "teacher")}
             return this.finish(rows=write_jsonl(this.folder / "rows.jsonl", rows))
@@ -112,14 +114,15 @@ def shuffle_answers(rows: Sequence[Instruction], seed: int, *, within_task: bool
 # --- facts -----------------------------------------------------------------------------------------------------------
 
 
-def clinic_facts() -> dict[str, list[Fact]]:
-    """What the simulated clinic holds of each kind of entity: of diseases, and of drugs."""
+def clinic_facts(world: str = "clinic") -> dict[str, list[Fact]]:
+    """What a simulated clinic holds of each kind of entity: of diseases, and of drugs."""
     found: dict[str, list[Fact]] = {"disease": [], "drug": []}
-    for disease in load_knowledge():
-        values = (disease.specialty, disease.lab.name, disease.code, *disease.symptoms)
-        found["disease"] += [(disease.name, value) for value in values]
-        found["disease"] += [(disease.name, drug.name) for drug in disease.drugs]
-        found["drug"] += [(drug.name, f"{drug.dose} {drug.unit}") for drug in disease.drugs]
+    for disease in load_knowledge(world):
+        found["disease"] += [(disease.name, symptom) for symptom in disease.symptoms]
+        for fact in facts_of(disease):
+            kind = load_relations()[fact.relation].of
+            if kind in found:
+                found[kind].append((fact.entity, fact.value))
     return found
 
 
