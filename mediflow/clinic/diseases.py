@@ -31,7 +31,7 @@ class Lab:
 
 @dataclass(frozen=True)
 class Disease:
-    """One disease. `common` divides a world in two halves, so that one of them can be drawn more rarely."""
+    """One disease. `common` divides a world in two halves, which patients have equally often."""
 
     name: str
     abbreviation: str
