@@ -18,8 +18,9 @@ from mediflow.clinic.documents import Note, write_note
 from mediflow.clinic.exam import ASKED, validation_question
 from mediflow.clinic.files import put
 from mediflow.clinic.knowledge import use_world
-from mediflow.clinic.lessons import FAMILIES, page_facts, words
+from mediflow.clinic.lessons import page_facts
 from mediflow.clinic.patients import SIDES, SIZES, Patient, draw_patients
+from mediflow.clinic.puzzles import FAMILIES, words
 from mediflow.clinic.relations import page, values_of
 from mediflow.clinic.relations import question as question_on
 from mediflow.clinic.twins import write_twins
