@@ -184,7 +184,7 @@ def headline(table: dict[str, Any]) -> dict[str, Any]:
     mean = [row for row in table["derived"] if row["name"].startswith("mean")]
     steps = [base, *mean]
     for stage in ("merge", "sft", "dpo"):
-        steps += [row for row in rows if row["stage"] == stage][-1:]
+        steps += [row for row in _on_the_way(rows) if row["stage"] == stage][-1:]
     return {
         "base": base,
         "final": steps[-1] if len(steps) > 1 else rows[-1],

@@ -186,3 +186,18 @@ def test_the_lineage_is_drawn_in_layers() -> None:
     implied = [edge for edge in drawing.edges if edge.implied]
     assert len(drawing.edges) == 6 and len(implied) == 1 and len(implied[0].points) == 3
     assert all(0 <= node.x <= drawing.width and 0 <= node.y <= drawing.height for node in drawing.nodes)
+
+
+def test_the_headline_shows_the_merge_that_was_aligned() -> None:
+    """Of three merges that from which SFT was made, wherever it stands in the list; without alignment the last one."""
+    from eval.report_page import headline
+
+    def made(name: str, stage: str, parent: str | None) -> dict[str, object]:
+        return {"name": name, "stage": stage, "parent": parent, "average": {"value": 0.5}}
+
+    merges = [made(name, "merge", "base") for name in ("arithmetic", "ties", "breadcrumbs")]
+    table = {"models": [made("base", "base", None), *merges], "baseline": "base", "derived": []}
+    aligned = table | {"models": [*table["models"], made("sft", "sft", "arithmetic")]}
+
+    assert [step["name"] for step in headline(aligned)["steps"]] == ["base", "arithmetic", "sft"]
+    assert [step["name"] for step in headline(table)["steps"]] == ["base", "breadcrumbs"]
