@@ -6,12 +6,12 @@ The order of rows depends on their ids and the seed alone, so a row that is adde
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from align.quotas import Quotas, Room
+from medsmith.documents import question_and_answer
 from medsmith.errors import UserError
 from medsmith.records import Instruction, content_id
 
@@ -45,8 +45,6 @@ def preference(row: Instruction) -> dict[str, list[dict[str, str]]]:
 ANSWERING = ("Answer the question.", "Answer briefly.", "Give a short answer.")
 """Instructions before a question that has none of its own, drawn by its hash."""
 
-_PAIR = re.compile(r"\s*Question: (.+?) Answer: (.+)", re.DOTALL)
-
 
 def from_questions(rows: Iterable[Mapping[str, Any]], where: Path) -> list[Instruction]:
     """What a teacher asked about documents (experts.prepare with task=question_answer), as rows to train on again.
@@ -56,13 +54,13 @@ def from_questions(rows: Iterable[Mapping[str, Any]], where: Path) -> list[Instr
     """
     found = {}
     for row in rows:
-        pair = _PAIR.fullmatch(str(row.get("output", "")))
+        pair = question_and_answer(str(row.get("output", "")))
         if pair is None:
             raise UserError(
                 f"{where}: {str(row.get('output', ''))[:60]!r} is no question with its answer; give a folder "
                 "of experts.prepare with task=question_answer"
             )
-        asked, answer = pair[1].strip(), pair[2].strip()
+        asked, answer = pair
         key = content_id(asked, answer)
         told = ANSWERING[int(key, 16) % len(ANSWERING)]
         found[key] = Instruction(key, told, asked, answer, "question", "document", "text", "low")

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
-
 from medsmith.answers import Messages
+from medsmith.documents import question_and_answer
 from medsmith.errors import UserError
 from medsmith.records import Document, content_id
 
@@ -18,8 +17,6 @@ INSTRUCTIONS = {
     "explainer": "Explain this document in full sentences, as a textbook does.",
 }
 """What is asked of a document, by the teacher's task; questions are asked without it."""
-
-PAIR = re.compile(r"\s*Question: (.+?) Answer: (.+)", re.DOTALL)
 
 
 def converse(document: Document, outputs: list[str], task: str, seed: int) -> list[Messages]:
@@ -42,14 +39,14 @@ def converse(document: Document, outputs: list[str], task: str, seed: int) -> li
 
 
 def _ask(document: Document, output: str, seed: int) -> Messages:
-    pair = PAIR.fullmatch(output)
+    pair = question_and_answer(output)
     if pair is None:
         raise UserError(
             f"document '{document.id}': the row {output[:80]!r} is not of the form 'Question: … Answer: …'; mend it, "
             "or set rows_as=text"
         )
     system = SYSTEMS[int(content_id("system", seed, output), 16) % len(SYSTEMS)]
-    turns = [_turn("user", pair[1].strip()), _turn("assistant", pair[2].strip())]
+    turns = [_turn("user", pair[0]), _turn("assistant", pair[1])]
     return [_turn("system", system), *turns] if system else turns
 
 

@@ -22,6 +22,14 @@ from medsmith.row_files import Row, stream_rows
 REFERENCE = ("file", "row", "column", "digest")
 """What a row has in place of its text."""
 
+_PAIR = re.compile(r"\s*Question: (.+?) Answer: (.+)", re.DOTALL)
+
+
+def question_and_answer(row: str) -> tuple[str, str] | None:
+    """The two parts of a row that experts.prepare wrote with task=question_answer; None for a row of another form."""
+    found = _PAIR.fullmatch(row)
+    return (found[1].strip(), found[2].strip()) if found else None
+
 
 def clean(text: str) -> str:
     """Unicode NFC, no control or invisible characters, single blanks, at most one empty line in a row."""

@@ -42,7 +42,7 @@ SYSTEM = (
     "Pick what is right.",
 )  # fmt: skip
 MIXTURE = {"recall": 0.22, "page": 0.12, "lines": 0.04, "general": 0.4, "reading": 0.1, "note": 0.02, "copying": 0.1}
-"""Shares of the rows of the main stage; `copying` and short `general` rows alone are the first stage."""
+"""Shares of the rows of the main stage; the first one has `copying` alone."""
 
 
 class LessonSet(Block):
@@ -185,22 +185,14 @@ def _general(rng: random.Random, set_: LessonSet) -> dict[str, Any]:
     return _of_family(rng.choice(GENERAL), rng, set_.turns)
 
 
-def _easy(rng: random.Random, set_: LessonSet) -> dict[str, Any]:
-    """A text with questions that copying answers."""
-    return _of_family(rng.choice(EASY), rng, set_.turns)
-
-
 def _of_family(family: str, rng: random.Random, turns: int) -> dict[str, Any]:
     text, tasks = FAMILIES[family](rng)
     chosen = rng.sample(tasks, min(len(tasks), turns))
     return {"kind": chosen[0].kind} | _laid_out(text, [(task.told, task.answer) for task in chosen], rng)
 
 
-EASY = ("list", "list", "places", "people", "lines")
-
 KINDS: dict[str, Callable[[random.Random, LessonSet], dict[str, Any]]] = {
     "copying": _copying,
-    "easy": _easy,
     "page": _page,
     "lines": _lines,
     "note": _note,

@@ -34,7 +34,6 @@ class Relation:
     """One kind of fact; the tuples are wordings with the slots {e}, {E} (entity) and {v}, {V} (value)."""
 
     subject: str
-    of: str
     pages: tuple[str, ...]
     teacher: tuple[str, ...]
     lessons: tuple[str, ...]
@@ -52,8 +51,7 @@ def load_relations() -> dict[str, Relation]:
     """The relations by name, in the order of the file."""
     uses = ("pages", "teacher", "lessons", "exam", "unseen")
     return {
-        name: Relation(row["subject"], row["of"], *(tuple(row[use]) for use in uses))
-        for name, row in _file()["relations"].items()
+        name: Relation(row["subject"], *(tuple(row[use]) for use in uses)) for name, row in _file()["relations"].items()
     }
 
 
