@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from mediflow.clinic.knowledge import load_knowledge
-from mediflow.clinic.relations import facts_of, load_relations
+from mediflow.clinic.relations import facts_of
 from medsmith import run
 from medsmith.config import Config as BaseConfig
 from medsmith.digests import RECORD, STARTED
@@ -119,10 +119,12 @@ def clinic_facts(world: str = "clinic") -> dict[str, list[Fact]]:
     found: dict[str, list[Fact]] = {"disease": [], "drug": []}
     for disease in load_knowledge(world):
         found["disease"] += [(disease.name, symptom) for symptom in disease.symptoms]
+        drugs = {drug.name for drug in disease.drugs}
         for fact in facts_of(disease):
-            kind = load_relations()[fact.relation].of
-            if kind in found:
-                found[kind].append((fact.entity, fact.value))
+            if fact.entity == disease.name:
+                found["disease"].append((fact.entity, fact.value))
+            elif fact.entity in drugs:
+                found["drug"].append((fact.entity, fact.value))
     return found
 
 
