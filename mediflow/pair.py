@@ -179,10 +179,11 @@ def read_truth(config: Config, ids: Set[str]) -> dict[str, dict[str, Any]]:
     import polars
 
     run.require_finished(config.generated)
-    ledger = polars.scan_parquet(config.curated / "ledger.parquet").select("id", "facts_id")
-    about = dict(
-        ledger.filter(polars.col("id").is_in(list(ids)) & polars.col("facts_id").is_not_null()).collect().rows()
-    )
+    # A row that a person edited has an id of its own; a refused repeat has the row's id and may be of another patient.
+    ledger = polars.scan_parquet(config.curated / "ledger.parquet").filter(polars.col("decision") == "kept")
+    row = polars.coalesce("edited_id", "id")
+    known = ledger.filter(row.is_in(list(ids)) & polars.col("facts_id").is_not_null())
+    about = dict(known.select(row.alias("row"), "facts_id").collect().rows())
     patients = set(about.values())
     facts = {
         row["facts_id"]: row["facts"]

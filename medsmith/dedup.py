@@ -84,11 +84,13 @@ def search(
     classes: Hashes | None = None,
     confirm: Callable[[int, int], bool] = lambda _row, _of: True,
     buckets: dict[int, list[int]] | None = None,
+    repeats: Callable[[int], bool] | None = None,
 ) -> dict[int, Duplicate]:
     """For each text the nearest earlier one that is kept, if it is near enough and `confirm(row, of)` agrees.
 
     `signatures` has one row a text; only texts of the same class are compared. A text without shingles (a signature of
-    nothing) is like no other. `buckets` are those of `propose`, where they are at hand.
+    nothing) is like no other. `buckets` are those of `propose`, where they are at hand. `repeats` is asked of every
+    text that is near none, in order: a text that repeats a kept one in another way is not kept, so none is near it.
     """
     permutations = signatures.shape[1]
     if buckets is None:
@@ -106,13 +108,13 @@ def search(
         likely: list[int] = candidates[likeness >= surely_below].tolist()
         return likely
 
-    numbers = sorted(buckets)
+    numbers = sorted(buckets) if repeats is None else list(range(len(signatures)))
     for place, number in enumerate(numbers):
         if place % AHEAD == 0:
-            proposed = {one: likely_of(one) for one in numbers[place : place + AHEAD]}
+            proposed = {one: likely_of(one) for one in numbers[place : place + AHEAD] if one in buckets}
             sets.ready(sorted({text for one, others in proposed.items() if others for text in (one, *others)}))
-        own = buckets[number]
-        if likely := likely_of(number):
+        own = buckets.get(number, [])
+        if likely := likely_of(number) if own else []:
             this = sets.of(number)
             # Nearest first; of equals the preferred one.
             ranked = sorted((-jaccard(sets.of(other), this), other) for other in likely)
@@ -120,6 +122,8 @@ def search(
             if best := next(((share, of) for share, of in near if confirm(number, of)), None):
                 found[number] = Duplicate(best[1], best[0])
                 continue
+        if repeats is not None and repeats(number):
+            continue
         for bucket in own:
             kept[bucket].append(number)
     return found

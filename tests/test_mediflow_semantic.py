@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mediflow.curation.critical import agree, concept_of, critical_keys
-from mediflow.curation.semantic import LexicalEncoder, SemanticDuplicates, open_encoder, search
+from mediflow.curation.semantic import LexicalEncoder, Meanings, SemanticDuplicates, open_encoder
+from medsmith.dedup import Duplicate, sign
 from medsmith.dedup import search as search_near
-from medsmith.dedup import sign
 from medsmith.errors import UserError
 from medsmith.shingles import shingle, split_words, tokenize
 
@@ -111,6 +112,16 @@ def test_drugs_that_the_package_writes_about_are_known(name: str) -> None:
 def made_vectors(count: int, seed: int = 0) -> np.ndarray:
     vectors = np.random.default_rng(seed).standard_normal((count, 24)).astype(np.float32)
     return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+
+
+def search(
+    vectors: np.ndarray, threshold: float, classes: np.ndarray, confirm: Callable[[int, int], bool]
+) -> dict[int, Duplicate]:
+    """All rows in order; what repeats a kept one."""
+    meanings = Meanings(vectors, threshold, classes, confirm)
+    for number in range(len(vectors)):
+        assert meanings.repeats(number) == (number in meanings.found)
+    return meanings.found
 
 
 def test_only_kept_rows_of_the_class_are_partners() -> None:

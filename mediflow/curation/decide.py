@@ -1,8 +1,8 @@
 """Which rows stay, decided on numbers alone: quality, keys, signatures, vectors and what rows share with benchmarks.
 
-Every row goes for one reason, the first in this order: rejected by a person, faulty, an exact, a near, a semantic
-duplicate of a row that stays before it, contaminated, judged too low, beyond the number that was asked for. Thresholds
-on quality and number come last, so that another one changes nothing but what it drops.
+Every row goes for one reason, the first in this order: rejected by a person, faulty, contaminated, judged too low, an
+exact, a near, a semantic duplicate, beyond the number that was asked for. Duplicates come after what drops a row for
+itself, and what people accepted or edited comes first among them: so a row is only dropped for one that stays (`of`).
 """
 
 from __future__ import annotations
@@ -96,24 +96,31 @@ def decide(
         np.full(count, np.nan),
         np.zeros(count, dtype=np.int8),
     )
-    order = order_by_quality(quality, columns.table["id"])
     accepted = _drop_rejected(columns, verdicts, decided)
+    order = order_by_quality(quality, columns.table["id"])
+    order = np.concatenate([order[accepted[order]], order[~accepted[order]]])
     _drop_faulty(columns, decided)
-    _drop_exact(columns, decided.left(order), decided)
-    _drop_alike(columns, decided.left(order), decided, config)
     _drop_contaminated(columns, screen, blocked, decided)
     left = decided.left(order)
     if (least := config.min_quality) is not None:
         low = left[~accepted[left] & ~(quality[left] >= least)]
         decided.drop(low[np.isnan(quality[low])], "unjudged")
         decided.drop(low[~np.isnan(quality[low])], "low_quality")
-        left = decided.left(left)
+    _drop_exact(columns, decided.left(order), decided)
+    _drop_alike(columns, decided.left(order), decided, config)
+    _follow_exact(decided)
+    left = decided.left(order)
     # Row numbers are in file order; ranks must not depend on it.
     strata = _codes(columns, config.stratify)[left]
     ranked = left[order_stratified(quality[left], columns.table["id"].gather(left), strata)]
     if config.top_rows is not None:
         others = ranked[~accepted[ranked]]
         decided.drop(others[max(0, config.top_rows - int(accepted[ranked].sum())) :], "beyond_top_rows")
+        # What repeats a row beyond the number is beyond it too: it came after that row.
+        copies = np.flatnonzero(decided.of >= 0)
+        copies = copies[decided.reason[decided.of[copies]] > 0]
+        decided.reason[copies], decided.of[copies] = REASONS.index("beyond_top_rows"), -1
+        decided.similarity[copies] = np.nan
     decided.rank = decided.left(ranked)
     assert len(decided.rank) + int((decided.reason > 0).sum()) == count, "a row vanished"
     return decided
@@ -152,6 +159,15 @@ def _drop_exact(columns: Columns, left: Places, decided: Decided) -> None:
     decided.drop(left[copies], "exact_duplicate", of[copies], np.ones(int(copies.sum())))
 
 
+def _follow_exact(decided: Decided) -> None:
+    """A row equal to one that then went as a near or semantic duplicate repeats the row for which that one went."""
+    rows = np.flatnonzero(decided.of >= 0)
+    rows = rows[decided.of[decided.of[rows]] >= 0]
+    via = decided.of[rows]
+    decided.reason[rows], decided.of[rows] = decided.reason[via], decided.of[via]
+    decided.similarity[rows] = decided.similarity[via]
+
+
 @dataclass(frozen=True)
 class _Alike:
     """What the search needs besides a group; it may run in another process."""
@@ -179,7 +195,7 @@ class _Group:
 
 
 def _drop_alike(columns: Columns, left: Places, decided: Decided, config: Config) -> None:
-    """Near, then semantic duplicates, group by group: the groups are independent of one another."""
+    """Near and semantic duplicates, group by group: the groups are independent of one another."""
     near, alike = config.near_duplicates, config.semantic
     if near.threshold is None and alike.threshold is None:
         return
@@ -212,33 +228,39 @@ def _drop_alike(columns: Columns, left: Places, decided: Decided, config: Config
 
 
 def _search(settings: _Alike, group: _Group) -> dict[str, tuple[Places, Places, NDArray[np.float64]]]:
-    """The duplicates among the rows of one group."""
-    result = {}
-    left = np.ones(len(group.rows), dtype=bool)
+    """The duplicates among the rows of one group, near and semantic in one pass: what either drops is nobody's `of`."""
+
+    def confirm(row: int, of: int) -> bool:
+        return agree(group.texts.content(row), group.texts.content(of))
+
+    near: dict[int, dedup.Duplicate] = {}
+    meanings = None
+    if settings.semantic is not None:
+        vectors = gather(settings.cache, settings.parts, "vectors", group.texts.parts, group.places)
+        # With too few concepts, equal ones say nothing: such a row has a class of its own.
+        some = group.concepts >= settings.least_concepts
+        classes = np.where(some, group.guards, mix(np.arange(len(some), dtype=np.uint64)))
+        meanings = semantic.Meanings(vectors, settings.semantic, classes, confirm, settings.seed)
     if settings.near is not None:
         # A text without words is like no other: it gets a class of its own.
         classes = group.guards if settings.guarded else np.zeros(len(group.rows), dtype=np.uint64)
-        own = mix(np.arange(len(group.rows), dtype=np.uint64))
+        classes = np.where(group.has_words, classes, mix(np.arange(len(group.rows), dtype=np.uint64)))
         signatures = gather(settings.cache, settings.parts, "signatures", group.texts.parts, group.places)
-        sets = _ReadSets(group.texts, settings.shingle_words)
-
-        def confirm_near(row: int, of: int) -> bool:
-            return not settings.guarded or agree(group.texts.content(row), group.texts.content(of))
-
-        near = dedup.search(signatures, sets, settings.near, np.where(group.has_words, classes, own), confirm_near)
-        result["near_duplicate"] = _arrays(group.rows, near)
-        left[list(near)] = False
-    if settings.semantic is not None:
-        some = np.flatnonzero(left & (group.concepts >= settings.least_concepts))
-        texts = group.texts.take(some)
-        vectors = gather(settings.cache, settings.parts, "vectors", texts.parts, group.places[some])
-
-        def confirm(row: int, of: int) -> bool:
-            return agree(texts.content(row), texts.content(of))
-
-        same = semantic.search(vectors, settings.semantic, group.guards[some], confirm, settings.seed)
-        result["semantic_duplicate"] = _arrays(group.rows[some], same)
-    return result
+        near = dedup.search(
+            signatures,
+            _ReadSets(group.texts, settings.shingle_words),
+            settings.near,
+            classes,
+            confirm if settings.guarded else lambda _row, _of: True,
+            repeats=meanings.repeats if meanings else None,
+        )
+    elif meanings is not None:
+        for number in range(len(group.rows)):
+            meanings.repeats(number)
+    return {
+        "near_duplicate": _arrays(group.rows, near),
+        "semantic_duplicate": _arrays(group.rows, meanings.found if meanings else {}),
+    }
 
 
 class _ReadSets:

@@ -170,42 +170,53 @@ def open_encoder(settings: SemanticDuplicates, lexical: Path) -> Encoder:
             return EndpointEncoder(settings.base_url, settings.model_name)
 
 
-def search(
-    vectors: Vectors, threshold: float, classes: Hashes, confirm: Callable[[int, int], bool], seed: int = 0
-) -> dict[int, Duplicate]:
-    """For each row, in order of preference, the most alike earlier row of its class that is kept and confirmed.
+class Meanings:
+    """The rows kept so far, asked row by row in order of preference: does this one say the same as one of them?
 
     `confirm(row, of)` reads the two texts; it is asked only about pairs at or above the threshold.
     """
-    found: dict[int, Duplicate] = {}
-    order = np.argsort(classes, kind="stable")
-    starts = np.flatnonzero(np.diff(classes[order], prepend=classes[order][:1] ^ np.uint64(1)))
-    for members in np.split(order, starts[1:]):
-        for part in _clusters(vectors, members, seed) if len(members) > SEARCHED_WHOLE else [members]:
-            if len(part) > 1:
-                found.update(_search_part(vectors, part, threshold, confirm))
-    return found
+
+    def __init__(
+        self, vectors: Vectors, threshold: float, classes: Hashes, confirm: Callable[[int, int], bool], seed: int = 0
+    ) -> None:
+        self.found: dict[int, Duplicate] = {}
+        self._vectors = vectors
+        self._threshold = threshold
+        self._confirm = confirm
+        self._parts: list[_Kept] = []
+        self._part_of = np.full(len(vectors), -1, dtype=np.int64)
+        order = np.argsort(classes, kind="stable")
+        starts = np.flatnonzero(np.diff(classes[order], prepend=classes[order][:1] ^ np.uint64(1)))
+        for members in np.split(order, starts[1:]):
+            for part in _clusters(vectors, members, seed) if len(members) > SEARCHED_WHOLE else [members]:
+                if len(part) > 1:
+                    self._part_of[part] = len(self._parts)
+                    self._parts.append(_Kept(len(part), vectors.shape[1]))
+
+    def repeats(self, number: int) -> bool:
+        """Whether the row repeats one that is kept, noted in `found` with the most alike; if not, it is kept."""
+        if self._part_of[number] < 0:
+            return False
+        kept = self._parts[self._part_of[number]]
+        own = self._vectors[number].astype(np.float32)
+        likeness = kept.vectors[: len(kept.rows)] @ own
+        candidates = np.flatnonzero(likeness >= self._threshold)
+        # Most alike first; of equals the preferred one.
+        for place in candidates[np.argsort(-likeness[candidates], kind="stable")].tolist():
+            if self._confirm(number, kept.rows[place]):
+                self.found[number] = Duplicate(kept.rows[place], round(float(likeness[place]), 6))
+                return True
+        kept.vectors[len(kept.rows)] = own
+        kept.rows.append(number)
+        return False
 
 
-def _search_part(
-    vectors: Vectors, members: NDArray[np.int64], threshold: float, confirm: Callable[[int, int], bool]
-) -> dict[int, Duplicate]:
-    own = vectors[members].astype(np.float32)
-    kept = np.ones(len(members), dtype=bool)
-    found = {}
-    for first in range(0, len(members), 512):
-        last = min(first + 512, len(members))
-        likeness = own[first:last] @ own[:last].T
-        for place in range(first, last):
-            row = likeness[place - first, :place]
-            candidates = np.flatnonzero((row >= threshold) & kept[:place])
-            # Most alike first; of equals the preferred one.
-            for other in candidates[np.argsort(-row[candidates], kind="stable")].tolist():
-                if confirm(int(members[place]), int(members[other])):
-                    found[int(members[place])] = Duplicate(int(members[other]), round(float(row[other]), 6))
-                    kept[place] = False
-                    break
-    return found
+class _Kept:
+    """The kept rows of a class or cluster, and their vectors from the first place on."""
+
+    def __init__(self, most: int, dimensions: int) -> None:
+        self.rows: list[int] = []
+        self.vectors: Vectors = np.empty((most, dimensions), dtype=np.float32)
 
 
 def _clusters(vectors: Vectors, members: NDArray[np.int64], seed: int) -> list[NDArray[np.int64]]:
