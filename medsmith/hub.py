@@ -227,21 +227,28 @@ def parents_table(record: dict[str, Any]) -> str:
 def find_scores(folder: Path, record: dict[str, Any]) -> list[Scored]:
     """The evaluations that lie beside the folder: of this very model first, then of its ancestors, nearest first.
 
-    An evaluation belongs to a model by the key of the run that it read, not by a name. Without one of this model: none.
+    An evaluation belongs to a model by the key of the run that it read, not by a name. Of several the fullest counts
+    (most benchmarks, then most items), and beside this model's stand only those of its protocol. Without one: none.
     """
     wanted = {record["key"]: "this model"}
     for entry in reversed(record["ancestry"]):
         wanted.setdefault(entry["key"], f"{entry['name']} (`{entry['command']}`)")
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, list[dict[str, Any]]] = {}
     for root in dict.fromkeys((folder.resolve().parent, folder.resolve().parent.parent)):
         for path in sorted([*root.glob("*/result.json"), *root.glob("*/*/result.json")]):
             evaluation = read_record(path.parent)
             key = str(evaluation["parents"].get("model")) if evaluation else ""
             if key in wanted:
-                found.setdefault(key, read_json(path))
+                found.setdefault(key, []).append(read_json(path))
     if record["key"] not in found:
         return []
-    return [Scored(name, found[key]) for key, name in wanted.items() if key in found]
+    own = max(found[record["key"]], key=_fullness)
+    alike = {key: [one for one in found.get(key, []) if one.get("protocol") == own.get("protocol")] for key in wanted}
+    return [Scored(name, max(alike[key], key=_fullness)) for key, name in wanted.items() if alike[key]]
+
+
+def _fullness(result: dict[str, Any]) -> tuple[int, int]:
+    return len(result["benchmarks"]), sum(entry["n"] for entry in result["benchmarks"].values())
 
 
 def portable_recipe(folder: Path) -> str:
@@ -253,14 +260,19 @@ def portable_recipe(folder: Path) -> str:
 
 
 def _score_table(scored: list[Scored]) -> str:
-    benchmarks = list(scored[0].result["benchmarks"])
+    """This model's benchmarks; of the others what was asked of as many items, and the average where all of it was."""
+    asked = {name: entry["n"] for name, entry in scored[0].result["benchmarks"].items()}
     rows = []
     for model in scored:
-        cells = [_percent(model.result["benchmarks"].get(name)) for name in benchmarks]
+        theirs = model.result["benchmarks"]
+        cells = {name: theirs[name] for name in asked if name in theirs and theirs[name]["n"] == asked[name]}
+        if not cells:
+            continue
+        average = model.result.get("average") if cells.keys() == asked.keys() == theirs.keys() else None
         name = f"**{model.name}**" if model is scored[0] else model.name
-        rows.append([name, *cells, _percent(model.result.get("average"))])
-    marks = ["†" if scored[0].result["benchmarks"][name].get("simulated") else "" for name in benchmarks]
-    header = [f"{name}{mark}" for name, mark in zip(benchmarks, marks, strict=True)]
+        rows.append([name, *(_percent(cells.get(name)) for name in asked), _percent(average)])
+    marks = ["†" if scored[0].result["benchmarks"][name].get("simulated") else "" for name in asked]
+    header = [f"{name}{mark}" for name, mark in zip(asked, marks, strict=True)]
     return _table(["model", *header, "average"], rows)
 
 

@@ -16,10 +16,12 @@ import ast
 import hashlib
 import importlib.util
 import json
+import logging
 import os
 import shutil
 import zipfile
 from collections.abc import Iterator, Mapping
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +32,8 @@ from medsmith.records import write_json
 
 if TYPE_CHECKING:
     from medsmith.run import Run
+
+LOG = logging.getLogger(__name__)
 
 FOLDER = "checkpoints"
 MADE_BY = "made_by.json"
@@ -224,11 +228,17 @@ def weights_digest(model: Any) -> str:
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint; torn ones, of a kill in the midst of saving, are removed."""
+    """The newest whole checkpoint; what cannot be gone on from (a kill in the midst of saving) is renamed aside.
+
+    Ask `check_base` first: what is no checkpoint of this training is to be refused, with everything in its place.
+    """
     for path in sorted(folder.glob("checkpoint-*"), key=step_of, reverse=True):
         if _is_whole(path):
             return path
-        shutil.rmtree(path)
+        # Not deleted: what looks torn from here may be all that is left of days. The end of the run clears both.
+        aside = next(each for n in count(1) if not (each := path.with_name(f"torn-{path.name}.{n}")).exists())
+        path.rename(aside)
+        LOG.warning("%s cannot be gone on from (torn, or of fewer processes); it is kept as %s", path, aside.name)
     return None
 
 

@@ -152,11 +152,12 @@ def run_trainer(trainer: Any, this: Run, description: str, dev: DevSlice | None 
         check_whole(dev, trainer)
     folder = Path(trainer.args.output_dir)
     checkpoint = None
-    if this.resumed:  # the main process alone clears torn ones away
+    # Compared before anything is moved: a checkpoint that this training does not fit is not a torn one.
+    resumption.check_base(trainer, resumed=this.resumed and any(folder.glob("checkpoint-*")))
+    if this.resumed:  # the main process alone moves torn ones aside
         latest = processes.tell(resumption.latest_checkpoint(folder) if this.main else None)
         checkpoint = folder / latest.name if latest else None
     resumption.note_maker(this)
-    resumption.check_base(trainer, resumed=checkpoint is not None)
     step = resumption.step_of(checkpoint) if checkpoint else 0
     # It prints every log as a dictionary on standard output, which belongs to the command's result.
     trainer.remove_callback(PrinterCallback)

@@ -218,6 +218,22 @@ def test_the_card_shows_the_whole_way(chain: Path, capsys: pytest.CaptureFixture
     assert "Not for clinical use" in shown
 
 
+def test_a_card_shows_one_protocol_and_the_fullest_evaluation(chain: Path) -> None:
+    """A smoke test of ten items under another protocol, which comes first by name, and an ancestor's own: left out."""
+    for name, model, protocol, n in (
+        *(("a", "dpo", "clue", 10), ("b", "dpo", "strict", 20)),
+        *(("c", "merged", "clue", 40), ("d", "merged", "strict", 9)),
+    ):
+        with run.start(Evaluation(out=chain.parent / "eval" / name, model=chain.parent / model), "eval.run") as this:
+            interval = {"value": 0.95, "low": 0.9, "high": 1.0}
+            result = {"protocol": protocol, "benchmarks": {"mednli": {**interval, "n": n}}, "average": interval}
+            write_json(this.folder / "result.json", result)
+            this.finish(items=n)
+    card = publish.run(chain, dry_run=True).card
+    assert "| **this model** | 75.0 (65.0 – 85.0) | 75.0 (65.0 – 85.0) |" in card
+    assert "| pubmed (`experts.train`) | 25.0" in card and "95.0" not in card
+
+
 def test_a_data_sets_licence_is_the_stated_one() -> None:
     """What a person stated stands, a name that the hub does not know as other; without it several are other."""
     several = {"synthetic": "CDLA-Permissive-2.0", "ward": "proprietary"}

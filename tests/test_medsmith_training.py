@@ -113,6 +113,25 @@ def test_torn_checkpoint_is_skipped(whole: tuple[Path, dict[str, Any]], tiny_mod
     assert (out / "model.safetensors").read_bytes() == (whole[0] / "model.safetensors").read_bytes()
 
 
+def test_no_checkpoint_is_deleted_because_it_does_not_fit(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under more processes the rows of a step are others: refused with all in place; a torn one is only renamed."""
+    out = tmp_path / "run"
+    with pytest.raises(Killed):
+        toy(Toy(out=out, model=tiny_model, stop_at=7), BLOCK | {"save_total_limit": 2})
+    (out / "checkpoints" / "base.json").write_text('{"rows a step": 4096}')
+    with pytest.raises(UserError, match=r"rows a step: 4096 → \d+.*nothing was removed"):
+        toy(Toy(out=out, model=tiny_model))
+    left = sorted(path.name for path in (out / "checkpoints").glob("*checkpoint-*"))
+    assert left == ["checkpoint-3", "checkpoint-6"]
+    weights = {path.name: (path / "model.safetensors").read_bytes() for path in (out / "checkpoints").glob("*-[36]")}
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert resumption.latest_checkpoint(out / "checkpoints") is None
+    for name, content in weights.items():
+        assert (out / "checkpoints" / f"torn-{name}.1" / "model.safetensors").read_bytes() == content
+
+
 def test_killed_after_the_last_step_trains_nothing_again(
     whole: tuple[Path, dict[str, Any]], tiny_model: Path, tmp_path: Path
 ) -> None:

@@ -183,7 +183,9 @@ class Books:
         short = sum(line["missing"] > 0 for line in cells)
         coverage = {"planned": planned, "accepted": tally.accepted, "cells_short": short, "cells": cells}
         write_json(self.folder / "coverage.json", coverage)
-        return {**vars(tally), "planned": planned, "cells": len(cells), "cells_short": short}
+        # What came of it first: the closing line shows the first few.
+        first = {"accepted": tally.accepted, "planned": planned, "records": tally.records, "rejected": tally.rejected}
+        return {**first, **vars(tally), "cells": len(cells), "cells_short": short}
 
     def commonest_reason(self) -> str:
         """Why most of what is missing is missing."""
