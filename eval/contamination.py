@@ -8,11 +8,11 @@
     benchmarks: {medec: data/medec, pubmedqa: data/pubmedqa}
     evaluations: [out/eval/base, out/eval/sft]
 
-Every item's question (its user turns) and answer (its gold) are looked for apart, in every text of every training row:
-as a whole text (`exact`), by the share of its 13-grams that occur in training (`ngram`; a text of 8 to 12 words by all
-of its words), and by the Jaccard similarity of its 3-word shingles with one training text's (`near`). With `patients`,
-an item is flagged too where training rows are of its patient or document. Training data stream past: they may be larger
-than memory.
+Every item's question (its user turns) and answer (its gold) are looked for apart, in every text of every training row,
+by the screen that curation uses: by the share of its 13-grams that occur in training (`ngram`), and by the share of its
+3-word shingles within a window of its length, which an edit leaves (`containment`). Inputs and outputs that curation
+keeps are not flagged here. With `patients`, an item is flagged too where training rows are of its patient or document.
+Training data stream past: they may be larger than memory.
 
 Writes contamination.json, flagged.jsonl (item, rule, how much, training file and row; of texts only digests) and
 contamination.md. It says what it found and drops nothing: see blocklists of mediflow.curate for that.
@@ -30,13 +30,14 @@ from pydantic import BeforeValidator, Field
 
 import medsmith.config
 from eval.benchmark import Item, limited, load_benchmark
-from eval.contamination_index import Match, Place, Rules, Search, Wanted, build_index, describe
+from eval.contamination_index import FLAGS, Match, Place, Search, Wanted
 from eval.contamination_scores import read_effects, share_of
 from eval.contamination_tables import write_page
 from eval.contamination_training import TrainingRow, count_rows, read_rows, texts_of, training_files
 from eval.suite import Suite, find_suite, load_suite
 from medsmith import run
 from medsmith.command import run_command
+from medsmith.decontaminate import Overlap
 from medsmith.errors import UserError
 from medsmith.progress import Bar
 from medsmith.records import content_id, write_json, write_jsonl
@@ -62,7 +63,7 @@ class Config(medsmith.config.Config):
     patients: dict[str, str] = Field(
         {}, description="by benchmark, the field of training rows whose value is an item's patient or document"
     )
-    rules: Rules = Field(Rules(), description="when a text counts as seen")
+    rules: Overlap = Field(FLAGS, description="when a text counts as seen")
 
 
 def main(config: Config) -> Path:
@@ -71,8 +72,8 @@ def main(config: Config) -> Path:
         suite = load_suite(config.suite, config.benchmarks)
         items = read_items(suite, config)
         files = [file for path in config.training for file in training_files(path)]
-        index = build_index([one for name, rows in items.items() for one in wanted_of(name, rows)], config.rules)
-        search, patients = Search(index), Patients(items, config.patients)
+        search = Search([one for name, rows in items.items() for one in wanted_of(name, rows)], config.rules)
+        patients = Patients(items, config.patients)
         training = scan(files, search, patients)
         matches = search.matches()
         flagged = flagged_rows(search, matches, patients, items)
@@ -149,7 +150,7 @@ def scan(files: Sequence[Path], search: Search, patients: Patients) -> dict[str,
     texts: list[str] = []
     places: list[Place] = []
     characters = 0
-    shortest = 2 * search.index.rules.min_words - 1  # letters and blanks; shorter texts have too few words to tell
+    shortest = 2 * search.rules.min_words - 1  # letters and blanks; shorter texts have too few words to tell
     with Bar("reading training rows", sum(map(count_rows, files)), "rows") as bar:
         for file in files:
             for row in read_rows(file):
@@ -181,7 +182,7 @@ def flagged_rows(
     found = []
     for match in matches:
         if search.flags(match):
-            one = search.index.wanted[match.text]
+            one = search.wanted[match.text]
             said = {"benchmark": one.benchmark, "id": one.item, "side": one.side, "rule": match.rule}
             where = match.place._asdict()
             found.append(said | {"amount": round(match.amount, 4), **where, "digest": content_id(one.text)})
@@ -212,15 +213,14 @@ def summary(
     seed: int,
 ) -> dict[str, Any]:
     """What contamination.json says of one benchmark."""
-    index = search.index
     sides: dict[str, dict[str, Any]] = {}
     seen: dict[str, set[str]] = {}
     for side in ("question", "answer"):
-        numbers = [n for n, one in enumerate(index.wanted) if (one.benchmark, one.side) == (name, side)]
+        numbers = [n for n, one in enumerate(search.wanted) if (one.benchmark, one.side) == (name, side)]
         own = set(numbers)
         of_side = [match for match in matches if match.text in own]
-        seen[side] = {index.wanted[match.text].item for match in of_side if search.flags(match)}
-        sides[side] = describe(index, numbers) | _by_rule(of_side, search) | {"seen": share_of(seen[side], items, seed)}
+        seen[side] = {search.wanted[match.text].item for match in of_side if search.flags(match)}
+        sides[side] = search.describe(numbers) | _by_rule(of_side, search) | {"seen": share_of(seen[side], items, seed)}
     both = seen["question"] & seen["answer"]
     of_patients = {item.id for item in items if (name, item.group) in patients.rows}
     return {
@@ -234,8 +234,7 @@ def summary(
 
 def _by_rule(matches: Sequence[Match], search: Search) -> dict[str, Any]:
     counts = {
-        rule: sum(match.rule == rule and search.flags(match) for match in matches)
-        for rule in ("exact", "ngram", "near")
+        rule: sum(match.rule == rule and search.flags(match) for match in matches) for rule in ("ngram", "containment")
     }
     shares = [match.amount for match in matches if match.rule == "ngram"]
     above = {f"{share:g}": sum(value > share or value == share > 0 for value in shares) for share in SHARES}

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from medsmith.decontaminate import SHORT_CONTAINMENT
+
 
 def write_page(path: Path, found: dict[str, Any]) -> None:
     """Write the page of what contamination.json holds."""
@@ -45,11 +47,11 @@ def _flagged(benchmarks: dict[str, Any]) -> Iterator[str]:
 def _by_rule(benchmarks: dict[str, Any]) -> Iterator[str]:
     levels = list(next(iter(benchmarks.values()))["question"]["ngram_share_at_least"])
     shares = [f"n-grams {'> 0' if level == '0' else f'≥ {float(level):.0%}'}" for level in levels]
-    yield from _head(["benchmark", "text", "judged", "too short", "template", "exact", "ngram", "near", *shares])
+    yield from _head(["benchmark", "text", "judged", "too short", "template", "ngram", "containment", *shares])
     for name, entry in benchmarks.items():
         for side in ("question", "answer"):
             one = entry[side]
-            counts = [one[key] for key in ("judged", "too_short", "template", "exact", "ngram", "near")]
+            counts = [one[key] for key in ("judged", "too_short", "template", "ngram", "containment")]
             yield _row([name, side, *counts, *one["ngram_share_at_least"].values()])
 
 
@@ -67,19 +69,19 @@ def _rules(rules: dict[str, Any]) -> Iterator[str]:
         "An item is flagged where its question or its answer is seen in any text of a training row, or where a "
         "training row is of its patient. Words are compared without case and punctuation.\n"
     )
-    yield "* exact: all words of the text, in order, are a training text."
     yield (
-        f"* ngram: at least {rules['ngram_share']:.0%} of its {rules['ngram_words']}-grams occur anywhere in training; "
-        f"a text of {rules['min_words']} to {rules['ngram_words'] - 1} words occurs as a whole."
+        f"* ngram: at least {rules['ngram_share']:.0%} of its {rules['ngram_words']}-grams occur anywhere in training."
     )
     yield (
-        f"* near: the Jaccard similarity of its {rules['shingle_words']}-word shingles with those of one training text "
-        f"is at least {rules['jaccard']:g} (texts of {rules['ngram_words']} words or more)."
+        f"* containment: a training text holds at least {rules['containment']:.0%} of its "
+        f"{rules['shingle_words']}-word shingles within a window of its length, as an edited copy does (texts of fewer "
+        f"than {2 * rules['ngram_words']} words: {SHORT_CONTAINMENT:.0%})."
     )
     yield (
-        f"* Not judged: texts of fewer than {rules['min_words']} words, and n-grams that more than "
-        f"{rules['common_groups']} documents of one test set share, which are its template."
+        f"* Not judged: texts of fewer than {rules['min_words']} words, and language that {rules['common_benchmarks']} "
+        f"benchmarks share, or more than {rules['common_documents']} documents of one: template."
     )
+    yield "* mediflow.curate and experts.corpora drop a row for a single n-gram: more than is flagged here."
     yield "* Not found: translations, paraphrases that share no long phrase, and facts learnt from other words."
 
 

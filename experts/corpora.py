@@ -37,7 +37,6 @@ from experts.corpus.split import rank as rank  # what else draws by ids does it 
 from experts.corpus.tables import WORDINGS
 from experts.corpus.write import Spool, summarise, under_agreement, write
 from medsmith import run
-from medsmith.blocklists import Blocklist, load_blocklists
 from medsmith.command import run_command
 from medsmith.config import Block, ModelRef
 from medsmith.decontaminate import Decontamination, build_screen
@@ -146,7 +145,7 @@ def main(config: Config, fetch: Fetch | None = None) -> Path:
     with run.start(config, "experts.corpora") as this:
         origin = find_origin(config, fetch)
         licences = LicenceTable(config.licences) if config.licences.table else None
-        blocklist = _blocklist(config)
+        blocklist = config.decontamination.load(config.blocklists)
         screen = build_screen(blocklist.texts, config.decontamination) if blocklist.texts else None
         again = partial(read, origin, config, licences)
         scratch = this.folder / "checkpoints"  # no part of the result; removed at the end
@@ -182,12 +181,6 @@ def _describe(this: run.Run, config: Config, origin: Origin, summary: dict[str, 
     simulated = bool(this.facts.get("simulated"))
     card = write_card(config, origin.known, summary, simulated)
     (this.folder / "README.md").write_text(card, encoding="utf-8")
-
-
-def _blocklist(config: Config) -> Blocklist:
-    if not config.blocklists:
-        return Blocklist([], {})
-    return load_blocklists(config.blocklists, config.decontamination.min_words)
 
 
 def _token_counter(model: str | Path | None) -> Callable[[list[str]], list[int]] | None:

@@ -49,11 +49,11 @@ from mediflow.curation.filters import Limits
 from mediflow.curation.scores import describe_judges, read_scores, require_own_judges
 from mediflow.curation.semantic import LexicalEncoder, SemanticDuplicates
 from medsmith import run
-from medsmith.blocklists import Blocklist, load_blocklists
+from medsmith.blocklists import Blocklist
 from medsmith.command import run_command
 from medsmith.config import Block, execution
 from medsmith.config import Config as BaseConfig
-from medsmith.decontaminate import Decontamination, Screen, build_screen
+from medsmith.decontaminate import JUDGED_LATER, Decontamination, Screen, build_screen
 from medsmith.errors import UserError
 from medsmith.progress import Bar
 from medsmith.records import Instruction
@@ -62,7 +62,7 @@ from medsmith.spread import spread
 if TYPE_CHECKING:
     import polars
 
-COLUMNS_VERSION = 2
+COLUMNS_VERSION = 3
 """Raised when the same settings begin to give other columns."""
 RARITY_ROWS = 2000
 Column = Literal["task_type", "input_data", "output_format", "difficulty_level"]
@@ -132,7 +132,7 @@ def main(config: Config) -> Path:
         part_files(folder)
     require_own_judges(config, records)
     verdicts = read_verdicts(config.decisions, config.review_conflict)
-    blocked = load_blocklists(config.blocklists, config.decontamination.min_words)
+    blocked = config.decontamination.load(config.blocklists)
     with run.start(config, "mediflow.curate") as this:
         columns, screen = read_columns(config, this.folder / "raw" / "columns", blocked, verdicts)
         scores = read_scores(config, columns)
@@ -181,7 +181,7 @@ def read_columns(
         "inputs": [run.digest(path) for path in (config.generated, *config.more_generated, *config.blocklists)],
         "libraries": [importlib.metadata.version(name) for name in config.libraries],
         "settings": [config.limits.model_dump(), near.shingle_words, near.permutations, config.seed],
-        "decontamination": config.decontamination.model_dump(exclude={"common_rows"}) if blocked.texts else None,
+        "decontamination": config.decontamination.model_dump(exclude=JUDGED_LATER) if blocked.texts else None,
         "semantic": config.semantic.model_dump(exclude={"threshold", "least_concepts"})
         if config.semantic.threshold
         else None,

@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import zipfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +24,12 @@ FORMATS = (".jsonl", ".json", ".csv", ".tsv", ".xlsx", ".parquet")
 
 @dataclass(frozen=True)
 class Blocked:
-    """One text of a benchmark; `place` is file:row:column, counted from 1."""
+    """One text of a benchmark; `place` is file:row:column, counted from 1; `document` is what it is about, if known."""
 
     benchmark: str
     place: str
     text: str
+    document: str = ""
 
 
 @dataclass(frozen=True)
@@ -37,11 +40,14 @@ class Blocklist:
     unprotected: dict[str, int]
 
 
-def load_blocklists(paths: Sequence[Path], min_words: int) -> Blocklist:
+def load_blocklists(
+    paths: Sequence[Path], min_words: int, leave_out: Sequence[str] = (), cut_at: str | None = None
+) -> Blocklist:
     """Every distinct text of at least `min_words` words in files or, recursively, folders.
 
-    An item (a row) whose texts are all shorter is looked for as one text: a premise with its hypothesis, say. A
-    benchmark is named by its file, or by its folder below the one given.
+    `leave_out` names fields that are not looked for (BENCHMARK:FIELD, * for anything), `cut_at` is a pattern from which
+    on no text is. An item (a row) whose texts are all shorter is looked for as one text: a premise with its hypothesis,
+    say. A benchmark is named by its file, or by its folder below the one given.
 
     Raises:
         UserError: nothing there, an unreadable file, or no text of that length (a silent blocklist blocks nothing).
@@ -52,6 +58,11 @@ def load_blocklists(paths: Sequence[Path], min_words: int) -> Blocklist:
         before = len(found)
         for benchmark, place, texts in _items(path):
             # Pairs, not a dictionary: the contexts of an article are many texts under one name.
+            texts = [
+                (column, re.split(cut_at, text, maxsplit=1)[0] if cut_at else text)
+                for column, text in texts
+                if not any(fnmatch(f"{benchmark}:{column}", pattern) for pattern in leave_out)
+            ]
             long = [(column, text) for column, text in texts if len(split_words(text)) >= min_words]
             # Labels and ids are no text of the item.
             joined = "\n".join(dict.fromkeys(text for _, text in texts if len(split_words(text)) > 2))
@@ -63,7 +74,7 @@ def load_blocklists(paths: Sequence[Path], min_words: int) -> Blocklist:
         if len(found) == before:
             raise UserError(
                 f"blocklist {path}: no new text of {min_words} words or more ({', '.join(FORMATS)} are read); give the "
-                "benchmark's files, or lower decontamination.min_words"
+                "benchmark's files, or see decontamination: min_words, leave_out, cut_at"
             )
     return Blocklist(list(found.values()), dict(unprotected))
 

@@ -10,14 +10,19 @@ from typing import Any
 
 import polars
 import pytest
+from hypothesis import given
+from hypothesis import settings as settings_of
+from hypothesis import strategies as st
 
 from eval import contamination
 from eval.benchmark import Item, ask
 from eval.contamination import Config, Patients, flagged_rows, main, scan, summary, wanted_of
-from eval.contamination_index import Rules, Search, build_index
+from eval.contamination_index import FLAGS, Place, Search, Wanted
 from eval.contamination_scores import effect, read_effects, share_of
 from eval.contamination_training import count_rows, read_rows, texts_of, training_files
+from medsmith.blocklists import Blocked
 from medsmith.config import load
+from medsmith.decontaminate import Decontamination, find_contaminated
 from medsmith.digests import output_digests
 from medsmith.errors import UserError
 from medsmith.records import read_json, read_jsonl, write_json, write_jsonl
@@ -51,7 +56,7 @@ def search_in(
     """Rows of flagged.jsonl, and the entry of the one benchmark in contamination.json."""
     write_jsonl(folder / "training.jsonl", rows)
     sets = {"notes": list(items)}
-    search = Search(build_index(list(wanted_of("notes", items)), Rules()))
+    search = Search(list(wanted_of("notes", items)), FLAGS)
     people = Patients(sets, patients or {})
     scan([folder / "training.jsonl"], search, people)
     matches = search.matches()
@@ -81,12 +86,13 @@ def test_each_planted_overlap_is_found_by_its_rule_and_no_clean_item_is(tmp_path
         {"id": "template", "text": BOILERPLATE},
     ]
     found, entry = search_in(tmp_path, items_of(30), rows)
-    assert rules_by_item(found) == {"i3": {"exact", "ngram", "near"}, "i7": {"ngram"}, "i11": {"near"}}
+    both = {"ngram", "containment"}
+    assert rules_by_item(found) == {"i3": both, "i7": both, "i11": {"containment"}}
     where = {(row["id"], row["rule"]): (row["row"], row["field"], row["amount"]) for row in found}
-    assert where["i3", "exact"] == ("a", "input", 1.0)
+    assert where["i3", "containment"] == ("a", "input", 1.0)
     assert where["i7", "ngram"] == ("b", "text", 1.0)
-    assert where["i11", "near"][:2] == ("c", "messages.0.content")
-    assert 0.4 < where["i11", "near"][2] < 0.7
+    assert where["i11", "containment"][:2] == ("c", "messages.0.content")
+    assert 0.6 < where["i11", "containment"][2] < 0.8
     assert entry["flagged"]["items"] == entry["question"]["seen"]["items"] == 3
     assert entry["flagged"]["value"] == pytest.approx(0.1)
     assert entry["flagged"]["low"] < 0.1 < entry["flagged"]["high"]
@@ -103,15 +109,17 @@ def test_a_frame_of_the_prompt_hides_no_copy(tmp_path: Path) -> None:
 
 
 def test_a_short_text_counts_by_all_of_its_words_and_a_shorter_one_not_at_all(tmp_path: Path) -> None:
-    """A ten-word answer is found inside a sentence; nine of its words are not it; three words are never looked for."""
+    """A ten-word answer is found inside a sentence; seven of its words are not it; three are never looked for."""
     gold = "start metformin twice daily and repeat the glycated haemoglobin soon"
     items = [
         Item("whole", "1", ask("?", "no"), gold),
-        Item("cut", "2", ask("?", "no"), gold.replace("soon", "never")),
+        Item("cut", "2", ask("?", "no"), gold.replace("haemoglobin soon", "lipids never").replace("glycated", "other")),
         Item("short", "3", ask("?", "no"), "start metformin twice"),
     ]
     found, entry = search_in(tmp_path, items, [{"id": "t", "text": f"We said: {gold}. Start metformin twice."}])
-    assert [(row["id"], row["side"], row["rule"], row["amount"]) for row in found] == [("whole", "answer", "ngram", 1)]
+    assert [(row["id"], row["side"], row["rule"], row["amount"]) for row in found] == [
+        ("whole", "answer", "containment", 1)
+    ]
     assert (entry["answer"]["judged"], entry["answer"]["too_short"], entry["question"]["too_short"]) == (2, 1, 3)
 
 
@@ -128,6 +136,27 @@ def test_what_many_documents_of_a_test_set_share_is_its_template(tmp_path: Path)
     _, entry = search_in(tmp_path, items, [{"text": question}])
     assert entry["question"]["template"] == 0
     assert entry["flagged"]["items"] == 11
+
+
+@given(seed=st.integers(0, 10**6), every=st.integers(3, 40), part=st.integers(5, 60))
+@settings_of(max_examples=40, deadline=None, derandomize=True)
+def test_what_curation_keeps_is_not_flagged(seed: int, every: int, part: int) -> None:
+    """One screen: of rows that hold items whole, in part or edited, those that curation keeps flag no item here."""
+    items = [" ".join(words(60, f"item {seed} {number}")) for number in range(4)]
+    around = [" ".join(words(80, f"around {seed} {number}")) for number in range(5)]
+    edited = " ".join(word if place % every else "other" for place, word in enumerate(items[1].split()))
+    middles = [items[0], edited, " ".join(items[2].split()[:part]), " ".join(reversed(items[3].split())), ""]
+    rows = [f"{before} {middle} {before[::-1]}" for before, middle in zip(around, middles, strict=True)]
+    hits = find_contaminated(rows, [Blocked("set", str(n), text) for n, text in enumerate(items)], Decontamination())
+    search = Search([Wanted("set", str(n), str(n), "question", text) for n, text in enumerate(items)], FLAGS)
+    search.look(rows, [Place("", str(n), "") for n in range(len(rows))])
+    seen = {match.text for match in search.matches() if search.flags(match)}
+    assert 0 in seen and 0 in hits.hits and not {3, 4} & hits.hits.keys()
+    assert seen <= hits.hits.keys()
+    kept = [row for number, row in enumerate(rows) if number not in hits.hits]
+    again = Search(search.wanted, FLAGS)
+    again.look(kept, [Place("", "", "")] * len(kept))
+    assert not any(map(again.flags, again.matches()))
 
 
 def test_notes_of_test_patients_are_found_by_their_ids(tmp_path: Path) -> None:
@@ -261,7 +290,7 @@ def test_the_command_from_files_to_files(tmp_path: Path) -> None:
     found = read_json(out / "contamination.json")
     assert (found["training"]["rows"], found["training"]["texts"]) == (2, 1)
     entry = found["benchmarks"]["pubmedqa"]
-    assert (entry["items"], entry["flagged"]["items"], entry["question"]["near"]) == (5, 1, 1)
+    assert (entry["items"], entry["flagged"]["items"], entry["question"]["containment"]) == (5, 1, 1)
     assert entry["question"]["ngram_share_at_least"] == {"0": 1, "0.2": 1, "0.5": 1, "0.8": 1}
     flagged = list(read_jsonl(out / "flagged.jsonl"))
     assert {(row["id"], row["row"], Path(row["file"]).name) for row in flagged} == {("2", "pmid-2", "corpus.jsonl")}

@@ -14,6 +14,7 @@ from experts import corpora
 from experts.corpus.measure import measure
 from experts.corpus.reading import Entry
 from medsmith.config import load
+from medsmith.errors import UserError
 from medsmith.records import Document, read_json, write_jsonl
 
 WORDS = [f"word{number}" for number in range(3000)]
@@ -129,15 +130,15 @@ def test_benchmark_texts_are_removed_by_name(tmp_path: Path) -> None:
     assert "| medec | 2 |" in (tmp_path / "out" / "README.md").read_text()
 
 
-def test_language_that_many_documents_share_is_no_leak(tmp_path: Path) -> None:
-    """A sentence of an item that stands in a dozen documents is template: none of them goes, and the card counts it."""
+def test_a_benchmark_text_goes_from_however_many_documents(tmp_path: Path) -> None:
+    """An item that stands in a dozen documents is a leak in all of them; a corpus that is made of it is refused."""
     sentence = text_of(950, 15)
     write_jsonl(tmp_path / "bench.jsonl", [{"text": sentence}])
-    rows = [row(f"t{seed}", f"{text_of(2000 + seed)} {sentence}") for seed in range(12)]
-    found = build(tmp_path, rows, blocklists=[str(tmp_path / "bench.jsonl")])
-    assert not any("reason" in line for line in found.values())
-    few = build(tmp_path / "few", [*PLAIN, *rows[:10]], blocklists=[str(tmp_path / "bench.jsonl")])
-    assert {key for key, line in few.items() if "reason" in line} == {f"t{seed}" for seed in range(10)}
+    rows = [row(f"t{seed}", f"{text_of(2000 + seed)} {sentence}") for seed in range(30)]
+    found = build(tmp_path, [*PLAIN, *rows[:12]], blocklists=[str(tmp_path / "bench.jsonl")])
+    assert {key for key, line in found.items() if "reason" in line} == {f"t{seed}" for seed in range(12)}
+    with pytest.raises(UserError, match="30 of .* for bench:text.*most_dropped"):
+        build(tmp_path / "many", [*PLAIN, *rows], blocklists=[str(tmp_path / "bench.jsonl")])
 
 
 def documents(texts: list[str]) -> list[Entry]:

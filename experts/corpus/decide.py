@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from experts.corpus.measure import NO_TIME, Columns
 from experts.corpus.split import hold_out
 from medsmith.blocklists import Blocked
-from medsmith.decontaminate import Found, Screen, judge_found
+from medsmith.decontaminate import Decontamination, Screen, judge_found, refuse_losses
 from medsmith.dedup import Sets, propose, search
 from medsmith.errors import UserError
 from medsmith.shingles import Places
@@ -100,7 +100,7 @@ def decide(
     if columns.signatures is not None and config.near_duplicates.threshold:
         drop_near(columns.signatures, decided, config.near_duplicates.threshold, shingles_of)
     if screen is not None:
-        drop_benchmarks(columns, decided, screen, blocked)
+        drop_benchmarks(columns, decided, screen, blocked, config.decontamination)
     if config.split.by == "patient":
         decided.drop(decided.kept[numbers["patient"][decided.kept] == 0], Kind.NO_PATIENT)
     if config.split.by == "time":
@@ -162,17 +162,14 @@ def drop_near(
         decided.amount[number] = duplicate.similarity
 
 
-def drop_benchmarks(columns: Columns, decided: Decided, screen: Screen, blocked: Sequence[Blocked]) -> None:
-    """Leave out what holds a benchmark's text; language that many documents share is none, and is counted."""
+def drop_benchmarks(
+    columns: Columns, decided: Decided, screen: Screen, blocked: Sequence[Blocked], settings: Decontamination
+) -> None:
+    """Leave out what holds a benchmark's text; a corpus that loses much to one is refused."""
     left = decided.kind == Kind.KEPT
-    found = columns.found
-    sequences, contained = left[found.sequences[0]], left[found.contained[0]]
-    of_those_left = Found(
-        (found.sequences[0][sequences], found.sequences[1][sequences]),
-        (found.contained[0][contained], found.contained[1][contained]),
-        found.shares[contained],
-    )
-    judged = judge_found(screen, of_those_left, blocked, columns.shingles.__getitem__)
+    found = columns.found.of(left)
+    judged = judge_found(screen, found, blocked, columns.shingles.__getitem__)
+    refuse_losses([hit.blocked for hit in judged.hits.values()], len(left), blocked, settings)
     for number, hit in judged.hits.items():
         decided.kind[number], decided.of[number], decided.amount[number] = Kind.BENCHMARK, hit.blocked, hit.similarity
     decided.templates = judged.templates

@@ -23,7 +23,7 @@ from mediflow.curation.decisions import Verdict
 from mediflow.curation.rank import order_by_quality, order_stratified
 from medsmith import dedup
 from medsmith.blocklists import Blocklist
-from medsmith.decontaminate import Found, Screen, judge_found
+from medsmith.decontaminate import Screen, judge_found, refuse_losses
 from medsmith.progress import Bar
 from medsmith.shingles import Hashes, Places, mix, ngrams, tokenize
 from medsmith.spread import spread
@@ -100,7 +100,7 @@ def decide(
     order = order_by_quality(quality, columns.table["id"])
     order = np.concatenate([order[accepted[order]], order[~accepted[order]]])
     _drop_faulty(columns, decided)
-    _drop_contaminated(columns, screen, blocked, decided)
+    _drop_contaminated(columns, screen, blocked, decided, config)
     left = decided.left(order)
     if (least := config.min_quality) is not None:
         low = left[~accepted[left] & ~(quality[left] >= least)]
@@ -295,7 +295,9 @@ def _arrays(rows: Places, found: Mapping[int, dedup.Duplicate]) -> tuple[Places,
     return rows[numbers], rows[of], np.array([one.similarity for one in found.values()], dtype=np.float64)
 
 
-def _drop_contaminated(columns: Columns, screen: Screen | None, blocked: Blocklist, decided: Decided) -> None:
+def _drop_contaminated(
+    columns: Columns, screen: Screen | None, blocked: Blocklist, decided: Decided, config: Config
+) -> None:
     counts = {
         benchmark: {"texts": 0, "ngram": 0, "containment": 0, "templates": 0, "unprotected": items}
         for benchmark, items in blocked.unprotected.items()
@@ -303,13 +305,7 @@ def _drop_contaminated(columns: Columns, screen: Screen | None, blocked: Blockli
     for one in blocked.texts:
         counts[one.benchmark]["texts"] += 1
     if screen is not None:
-        found = columns.found
-        stays = [decided.reason[numbers] == 0 for numbers in (found.sequences[0], found.contained[0])]
-        left = Found(
-            (found.sequences[0][stays[0]], found.sequences[1][stays[0]]),
-            (found.contained[0][stays[1]], found.contained[1][stays[1]]),
-            found.shares[stays[1]],
-        )
+        left = columns.found.of(decided.reason == 0)
         sets = _ReadSets(columns.texts, screen.settings.shingle_words)
         judged = judge_found(screen, left, blocked.texts, sets.of)
         for benchmark, templates in judged.templates.items():
@@ -318,6 +314,8 @@ def _drop_contaminated(columns: Columns, screen: Screen | None, blocked: Blockli
             counts[blocked.texts[hit.blocked].benchmark][hit.rule] += 1
             decided.blocked[number] = hit.blocked
             decided.rule[number] = hit.rule == "containment"
+        one_each = [hit.blocked for hit in judged.hits.values()]
+        refuse_losses(one_each, len(columns), blocked.texts, config.decontamination)
         rows = np.array(list(judged.hits), dtype=np.int64)
         decided.drop(rows, "contaminated", None, np.array([hit.similarity for hit in judged.hits.values()]))
     decided.contamination = dict(sorted(counts.items()))

@@ -40,15 +40,16 @@ def drop_repeats(entries: Sequence[Entry], threshold: float) -> None:
 
 def drop_contaminated(entries: Sequence[Entry], config: Config) -> None:
     """Questions that hold a text of the blocklists: what a merge is chosen by must not be what it is reported on."""
-    from medsmith.blocklists import load_blocklists
-    from medsmith.decontaminate import find_contaminated
+    from medsmith.decontaminate import find_contaminated, refuse_losses
 
     if not config.blocklists:
         return
     settings = config.decontamination
-    blocked = load_blocklists(config.blocklists, settings.min_words).texts
+    blocked = settings.load(config.blocklists).texts
     open_ = left(entries)
-    for number, hit in find_contaminated([entry.candidate.text for entry in open_], blocked, settings).hits.items():
+    hits = find_contaminated([entry.candidate.text for entry in open_], blocked, settings).hits
+    refuse_losses([hit.blocked for hit in hits.values()], len(open_), blocked, settings)
+    for number, hit in hits.items():
         one = blocked[hit.blocked]
         open_[number].drop("contaminated", f"{one.benchmark} {one.place} ({hit.rule}, {hit.similarity:.2f})")
 
