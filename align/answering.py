@@ -13,6 +13,7 @@ from medsmith.chat import Chat, ChatRequest, chat_request
 from medsmith.journal import Journal
 from medsmith.llm import Engine, Summary, TeacherConfig, open_teacher, run_calls
 from medsmith.records import Instruction
+from medsmith.replies import is_refusal
 
 
 class Answers(NamedTuple):
@@ -73,8 +74,11 @@ def answer_rows(
     max_tokens: int,
     allow_failed: float,
     seed: int = 0,
+    refusals: bool = True,
 ) -> tuple[dict[str, Answers], dict[str, Any]]:
     """Whole answers to each row by its id, and the usage of all calls.
+
+    `refusals=False` for a teacher, whose answers are trained on: an answer that declines is none.
 
     Raises:
         UserError: more than `allow_failed` of the calls have no answer.
@@ -87,12 +91,15 @@ def answer_rows(
     }
     calls = run_calls(list(asked.values()), speaker.chat, journal, speaker.concurrency, "answers")
     usage = Summary.of(calls.values())
-    usage.refuse_silence(allow_failed)
+    usage.refuse_silence(allow_failed, refusals=not refusals)
     found = {}
     for key, request in asked.items():
         call = calls[request.id]
         texts = call["texts"] or []
         ends = call["finish"] or ["stop"] * len(texts)
+        cut = ends.count("length")
         whole = [text for text, why in zip(texts, ends, strict=True) if why != "length" and text.strip()]
-        found[key] = Answers(whole, len(texts) - len(whole), call["error"])
+        told = whole if refusals else [text for text in whole if not is_refusal(text)]
+        error = "declined to answer" if whole and not told else call["error"]
+        found[key] = Answers(told, cut, error)
     return found, usage.facts()

@@ -133,6 +133,7 @@ def _write_texts(settings: Config, this: run.Run) -> Path:
             max_tokens=settings.max_new_tokens,
             allow_failed=settings.allow_failed,
             seed=settings.seed,
+            refusals=False,
         )
     written = [replace(row, output=answers[row.id].texts[0]) for row in rows if answers[row.id].texts]
     for row in rows:

@@ -29,6 +29,7 @@ from mediflow.calibrate import (
     summarise_calibration,
 )
 from mediflow.checking.validate import read_json_text
+from mediflow.generation.parse import find_json
 from mediflow.prompt import render, render_block
 from mediflow.taxonomy import Taxonomy, load_taxonomy
 from mediflow.teacher import MODEL as SIMULATED
@@ -48,6 +49,7 @@ from medsmith.llm import (
     run_calls,
 )
 from medsmith.records import IndexedJsonl, read_jsonl, read_parts, write_jsonl
+from medsmith.replies import cut_note
 
 SCALE = (1, 2, 3, 4)
 AGREEMENT_OF = 20_000
@@ -128,6 +130,11 @@ def judge(config: Config, this: run.Run, chat: Chat) -> Path:
         usage = Summary.of(rows.values())
         usage.refuse_silence(config.allow_failed)
         counts = _write(this.folder, config, asked, rows)
+        if not counts["scored"]:
+            said = next(read_jsonl(this.folder / "failed.jsonl"))["reason"]
+            raise UserError(
+                f"none of {counts['samples']} judgements could be read, the first: {said}; see failed.jsonl"
+            )
         this.facts["simulated"] = this.facts["simulated"] or SIMULATED in usage.models
         this.facts |= {"judge": config.teacher.model, "usage": usage.facts()}
         if config.calibrate:
@@ -226,7 +233,7 @@ def build_repair(config: Config, row: dict[str, Any]) -> ChatRequest | None:
     """One more call for as many samples as could not be read, shown the first of them; None where all could."""
     if row["texts"] is None:
         return None
-    failed = read_samples(row["texts"]).failed
+    failed = read_samples(row["texts"], row).failed
     if not failed:
         return None
     messages = [
@@ -244,15 +251,19 @@ def build_repair(config: Config, row: dict[str, Any]) -> ChatRequest | None:
     )
 
 
-def read_samples(texts: Iterable[str]) -> Judgement:
-    """Judgements as {criterion: {rationale, score}}; whatever does not fit the schema is a failure, never a guess."""
+def read_samples(texts: Iterable[str], row: Mapping[str, Any] | None = None) -> Judgement:
+    """Judgements as {criterion: {rationale, score}}; whatever does not fit the schema is a failure, never a guess.
+
+    The journal's `row` says which of the texts was cut.
+    """
     samples, failed = [], []
-    for text in texts:
-        value, reason = read_json_text(text, SCHEMA)
+    for number, text in enumerate(texts):
+        value, reason = read_json_text(find_json(text), SCHEMA)
         if reason is None:
             samples.append({criterion: value[criterion] for criterion in CRITERIA})
         else:
-            failed.append({"reason": reason if text.strip() else "empty reply", "text": text})
+            reason = (reason if text.strip() else "empty reply") + (cut_note(row, number) if row else "")
+            failed.append({"reason": reason, "text": text})
     return Judgement(samples, failed)
 
 
@@ -261,12 +272,12 @@ def judgement(config: Config, request_id: str, rows: Mapping[str, dict[str, Any]
     row = rows[request_id]
     if row["texts"] is None:
         return Judgement([], [{"reason": f"no answer: {row['error']}", "text": ""}] * config.samples)
-    first = read_samples(row["texts"])
+    first = read_samples(row["texts"], row)
     repair = build_repair(config, row) if config.repair else None
-    again = rows[repair.id]["texts"] if repair is not None else None
-    if again is None:
+    again = rows[repair.id] if repair is not None else None
+    if again is None or again["texts"] is None:
         return first
-    second = read_samples(again)
+    second = read_samples(again["texts"], again)
     return Judgement(first.samples + second.samples, second.failed)
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -90,12 +91,17 @@ class BatchBook:
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The rows of a file of lines, each with the offset where it begins; none where there is no file."""
+    """The rows of a file of lines, each with the offset where it begins; none where there is no file.
+
+    A line that is no JSON object, which a provider may have put there, is passed over: its call has no answer then.
+    """
     if not path.exists():
         return
     offset = 0
     with path.open("rb") as lines:
         for line in lines:
-            if line.strip():
-                yield offset, json.loads(line)
+            with suppress(ValueError, RecursionError):
+                row = json.loads(line)
+                if isinstance(row, dict):
+                    yield offset, row
             offset += len(line)

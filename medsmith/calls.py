@@ -27,6 +27,7 @@ from medsmith.ids import IdSet
 from medsmith.journal import Journal, Spent
 from medsmith.limits import BudgetReached, Stopped
 from medsmith.machine import seldom_collected
+from medsmith.replies import is_refusal, settle
 
 FAILURES_IN_A_ROW = 24
 """So many calls in a row that failed although each was tried again: the teacher is down, and the run stops."""
@@ -62,9 +63,10 @@ def run_calls(
     from the journal when they are looked at; `.values()` reads it once, in the order in which calls were answered.
 
     A row is {id, teacher, model, texts | None, usage, attempts, seconds, cost, finish, error | None, final, about,
-    request}. A call that failed has its error in its row (`final`: the endpoint refused this very call); the next run
-    makes it again, because what refused may have been mended. `follow_up` sees each request with its row once, new or
-    from the journal, in any order, and may answer with more requests (a repair, say), which go before new ones.
+    request}, and `reasoning` beside texts that have some. A call that failed has its error in its row (`final`: the
+    endpoint refused this very call); the next run makes it again, because what refused may have been mended.
+    `follow_up` sees each request with its row once, new or from the journal, in any order, and may answer with more
+    requests (a repair, say), which go before new ones.
 
     Each of several teachers has its own calls in flight (its own `concurrency`). Where the money of one is used up the
     others go on; where one refuses all calls or is down, all stop. Ctrl-C cancels the calls in flight; those finished
@@ -86,6 +88,8 @@ class Summary:
     def __init__(self) -> None:
         """Nothing yet."""
         self.counts = dict.fromkeys(("calls", "failed", "attempts", "prompt_tokens", "completion_tokens"), 0)
+        self.refused = 0
+        """Answers that decline to answer; a model's own in an evaluation."""
         self.cost = 0.0
         self.last_error = ""
         self.models: set[str] = set()
@@ -111,18 +115,26 @@ class Summary:
         if row["error"]:
             counts["failed"] += 1
             self.last_error = row["error"]
+        elif row["texts"] and all(map(is_refusal, row["texts"])):
+            self.refused += 1
 
     def facts(self) -> dict[str, Any]:
-        """Calls, failed, attempts, prompt_tokens, completion_tokens, cost."""
-        return {**self.counts, "cost": round(self.cost, 6)}
+        """Calls, failed, attempts, prompt_tokens, completion_tokens, cost, and refused where any answer was."""
+        refused = {"refused": self.refused} if self.refused else {}
+        return {**self.counts, "cost": round(self.cost, 6), **refused}
 
-    def refuse_silence(self, allowed_share: float) -> None:
-        """UserError where more than a share of the calls have no answer: the next run can mend them."""
-        calls, failed = self.counts["calls"], self.counts["failed"]
-        if failed > allowed_share * calls:
+    def refuse_silence(self, allowed_share: float, *, refusals: bool = True) -> None:
+        """UserError where more than a share of the calls have no answer: the next run can mend them.
+
+        `refusals`: one that declines to answer is none. It stays in the journal, so no run asks it again.
+        """
+        calls, failed, refused = self.counts["calls"], self.counts["failed"], self.refused if refusals else 0
+        if failed + refused > allowed_share * calls:
+            last = f", the last with: {self.last_error}; run again to try those once more" if failed else ""
+            declined = f" ({refused} declined in words)" if refused else ""
             raise UserError(
-                f"{failed} of {calls} calls had no answer, the last with: {self.last_error}; run again to "
-                "try those once more, or raise allow_failed to go on without them"
+                f"{failed + refused} of {calls} calls had no answer{declined}{last or ';'}, or raise allow_failed to "
+                "go on without them"
             )
 
 
@@ -341,6 +353,9 @@ class _Calls:
 
 
 def _row(request: ChatRequest, answer: ChatReply | ChatError) -> dict[str, Any]:
+    # Here pass the answers of all engines, so that nobody else need know of reasoning and of halves of characters.
+    if isinstance(answer, ChatReply):
+        answer = settle(answer, request.max_tokens)
     reply = answer if isinstance(answer, ChatReply) else None
     error = answer if isinstance(answer, ChatError) else None
     return {
@@ -353,6 +368,7 @@ def _row(request: ChatRequest, answer: ChatReply | ChatError) -> dict[str, Any]:
         "seconds": round(reply.seconds, 3) if reply else 0.0,
         "cost": answer.cost,
         "finish": reply.finish if reply else [],
+        **({"reasoning": reply.reasoning} if reply and any(reply.reasoning) else {}),
         "error": str(error) if error else None,
         "final": error.final if error else True,
         "about": request.about,

@@ -38,7 +38,9 @@ class ChatRequest:
 class ChatReply:
     """What came back: `n` texts, and the usage of all attempts that were answered.
 
-    `model` is what the server calls itself. `finish` is "length" where a text was cut at max_tokens.
+    `model` is what the server calls itself. `finish` is "length" where a text was cut at max_tokens, "refused" where it
+    is empty for another's were not. `usage` is empty where the endpoint did not tell it. `reasoning` is what was
+    thought before each text, where that is known; it is kept and never read.
     """
 
     texts: list[str]
@@ -48,6 +50,7 @@ class ChatReply:
     seconds: float = 0.0
     finish: list[str] = field(default_factory=list)
     cost: float = 0.0
+    reasoning: list[str] = field(default_factory=list)
 
 
 class ChatError(Exception):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import sys
 import time
 from collections.abc import ItemsView, Iterator, Mapping, ValuesView
 from dataclasses import dataclass
@@ -17,8 +18,8 @@ from typing import Any
 
 import orjson
 
-from medsmith.errors import UserError
 from medsmith.ids import IdMap, IdSet
+from medsmith.replies import mend_row
 
 SYNC_EVERY = 64
 SYNC_SECONDS = 1.0
@@ -41,11 +42,9 @@ class Spent:
 class Journal:
     """An append-only file of rows {id, …, error}; the last row of an id counts.
 
-    Opening it truncates a torn last line (the process was killed while it wrote) and counts it in `torn`.
+    Opening it truncates a torn last line (the process was killed while it wrote) and counts it in `torn`. A line in the
+    middle that is no row is passed over and counted in `damaged`: its call is made again.
     Only one process may hold a journal; the lock of the run folder sees to that. Rows may be read after it is closed.
-
-    Raises:
-        UserError: a line in the middle is not a JSON object with an id.
     """
 
     def __init__(self, path: Path) -> None:
@@ -53,6 +52,7 @@ class Journal:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
         self.torn = 0
+        self.damaged = 0
         self.failed = 0
         self.spent: dict[str, Spent] = {}
         self._index = IdMap()
@@ -65,6 +65,8 @@ class Journal:
         except BaseException:
             os.close(self._file)
             raise
+        if self.damaged:
+            print(f"note: {path}: {self.damaged} lines are no rows; their calls are made again", file=sys.stderr)
         self._lines = _Lines(path)
         self.rows = Rows(self, self._lines, self._index)
 
@@ -135,15 +137,15 @@ class Journal:
 
     def _charge(self, row: Row) -> None:
         spent = self.spent.setdefault(row.get("teacher", ""), Spent())
-        spent.attempts += row.get("attempts", 0)
-        spent.cost += row.get("cost", 0.0)
+        attempts, cost = spent.attempts + row.get("attempts", 0), spent.cost + row.get("cost", 0.0)
+        spent.attempts, spent.cost = attempts, cost
 
     def _read(self) -> int:
         """Index the rows and add up what they used; return where the last whole line ends."""
         place = 0
         open_starts: dict[str, list[Row]] = {}
         with self.path.open("rb", buffering=SCAN_BYTES) as lines:
-            for number, line in enumerate(lines, 1):
+            for line in lines:
                 if not line.endswith(b"\n"):
                     # append() writes a row and its newline together: a line without one was cut by a kill.
                     self.torn += 1
@@ -154,13 +156,11 @@ class Journal:
                     if "start" in row:
                         open_starts.setdefault(row["start"], []).append(row)
                     else:
-                        self._keep(row, place)
                         self._charge(row)
+                        self._keep(row, place)
                         _end_starts(open_starts, row)
-                except (ValueError, TypeError, KeyError, AttributeError):
-                    raise UserError(
-                        f"{self.path} line {number}: not a journal row; remove that line and run again"
-                    ) from None
+                except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+                    self.damaged += 1
                 place += len(line)
         for start in (start for starts in open_starts.values() for start in starts):
             self._charge({"teacher": start["teacher"], "attempts": 1, "cost": start["bound"]})
@@ -216,10 +216,13 @@ class Rows(Mapping[str, Row]):
 
     def _scan(self) -> Iterator[Row]:
         for place, line in self._lines.all_lines():
-            row = _decode(line)
-            key = row.get("id")
+            try:
+                row = _decode(line)
+                held = self._held(row["id"])
+            except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+                continue  # a start, or a line that is counted as damaged
             # An earlier row of the same id stands at another place.
-            if key is not None and (held := self._held(key)) is not None and held >> 1 == place:
+            if held is not None and held >> 1 == place:
                 yield row
 
 
@@ -288,6 +291,11 @@ def _encode(row: Row) -> bytes:
 def _decode(line: bytes) -> Row:
     try:
         row: Row = orjson.loads(line)
+        as_it_came = b"think" in line
     except ValueError:
-        row = json.loads(line)
+        row, as_it_came = json.loads(line), True
+    texts = row.get("texts")
+    # An earlier version kept what came: reasoning among the text, halves of characters, contents that are no text.
+    if texts and (as_it_came or not all(type(text) is str for text in texts)):
+        row = mend_row(row)
     return row

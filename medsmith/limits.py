@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import email.utils
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
 
 from medsmith.errors import UserError
+from medsmith.replies import whole_number
 
 
 class Stopped(UserError):
@@ -116,3 +120,28 @@ class RateLimit:
             self._next_by_tokens += (used - reserved) * self._token_spacing
             if used:
                 self._used_share += (used / most_tokens - self._used_share) / 16
+
+
+def most_tokens(body: Mapping[str, Any], size: int) -> tuple[int, int | None]:
+    """The most prompt and completion tokens of a request's body, which is JSON of `size` bytes; None without a limit.
+
+    No token is shorter than a byte, and the JSON around texts is longer than what a template puts there.
+    """
+    limits = [whole_number(body[name]) for name in ("max_tokens", "max_completion_tokens") if name in body]
+    limit = max((one for one in limits if one is not None), default=None)
+    choices = max(whole_number(body.get(name)) or 1 for name in ("n", "best_of"))
+    return size, None if limit is None else choices * limit
+
+
+def retry_after(headers: Mapping[str, str]) -> float:
+    """The seconds that a Retry-After header asks for (a number or a date); 0.0 where there is none."""
+    value = headers.get("retry-after", "").strip()
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        date = email.utils.parsedate_to_datetime(value)
+        return max(0.0, (date.replace(tzinfo=date.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
+    except (ValueError, TypeError, OverflowError):
+        return 0.0

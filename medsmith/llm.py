@@ -14,6 +14,7 @@ from __future__ import annotations
 import importlib.util
 import ipaddress
 import json
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -165,6 +166,28 @@ def is_loopback(base_url: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def read_key(config: TeacherConfig, base_url: str, local: bool) -> str:
+    """The key of the endpoint, from its variable; "none" for a local server that has none.
+
+    Raises:
+        UserError: the variable is not named or empty, or what it holds fits no header.
+    """
+    if config.api_key_env is None:
+        if not local:
+            raise UserError(f"{base_url} is remote: name the variable that holds its key in teacher.api_key_env")
+        return "none"
+    key = os.environ.get(config.api_key_env, "").strip()
+    if not key:
+        raise UserError(f"the environment variable {config.api_key_env} is empty; put the key of {base_url} there")
+    wrong = next((number for number, sign in enumerate(key, 1) if not "!" <= sign <= "~"), None)
+    if wrong is not None:
+        raise UserError(
+            f"the key in the environment variable {config.api_key_env} has a character, number {wrong}, that no header "
+            "can hold (a curly quote or a space, say); copy it again"
+        )
+    return key
 
 
 @contextmanager

@@ -3,9 +3,10 @@
     with Journal(this.folder / "raw" / "calls.jsonl") as journal:
         rows = run_calls(requests, LocalChat(config.model), journal, 1, "sample")
 
-What is drawn for a request depends on its id and the model alone, not on its neighbours in a batch: each token is the
-one whose logit, with Gumbel noise of the request's own, is the largest, and that is a draw from the softmax. So a run
-that was killed goes on with the answers that it would have given.
+What is drawn for a request depends on its id and the model alone, not on its neighbours in a batch nor on the batch's
+width: each token is the one whose logit, with Gumbel noise of the request's own, is the largest, and that is a draw
+from the softmax. So a run that was killed goes on with the answers that it would have given. (Padding changes a logit's
+last digits: where two are equal but for those, as in 16 bits they may be, the other may be drawn.)
 """
 
 from __future__ import annotations
@@ -29,11 +30,17 @@ BATCH_ROWS = 64
 
 
 class _Draw(NamedTuple):
-    """One text to write: the request, the how manieth of its texts, the prompt."""
+    """One text to write: the request, the how manieth of its texts, the prompt, the most tokens of the answer.
+
+    `alike` is what texts of one batch share: temperature, `most`, and, of those that change how the model sees them
+    while they are written (longrope) or that fill its context, the length of the prompt.
+    """
 
     request: ChatRequest
     number: int
     prompt: list[int]
+    most: int
+    alike: tuple[float, int, int]
 
 
 class LocalChat:
@@ -70,13 +77,18 @@ class LocalChat:
         from medsmith.likelihood import context_of, encode_chat
 
         encoded = encode_chat(self._tokenizer, [list(request.messages) for request in requests])
+        context, border = context_of(self._model), rope_border(self._model)
         draws = []
         for request, prompt in zip(requests, encoded, strict=True):
-            room = context_of(self._model) - len(prompt)
-            if room < 1:
+            most = min(request.max_tokens, context - len(prompt))
+            if most < 1:
                 done(request, ChatError(f"the prompt has {len(prompt)} tokens, the context no more", final=True))
                 continue
-            draws += [_Draw(request, number, prompt) for number in range(request.n)]
+            crosses = len(prompt) <= border < len(prompt) + most
+            # Beyond the border all prompts are alike: -1; before it: 0.
+            width = len(prompt) if crosses or most < request.max_tokens else -(len(prompt) > border)
+            alike = (request.temperature, most, width)
+            draws += [_Draw(request, number, prompt, most, alike) for number in range(request.n)]
         texts: dict[tuple[str, int], tuple[list[int], str]] = {}
         for batch in self._batches(draws):
             await asyncio.sleep(0)  # a Ctrl-C that came while a batch was written ends it here, not after the last
@@ -87,12 +99,12 @@ class LocalChat:
 
     def _batches(self, draws: list[_Draw]) -> Iterator[list[_Draw]]:
         """Prompts of like length together, longest first; of one temperature and length of answer."""
-        draws = sorted(draws, key=lambda one: (*_kind(one), -len(one.prompt), one.request.id, one.number))
+        draws = sorted(draws, key=lambda one: (one.alike, -len(one.prompt), one.request.id, one.number))
         batch: list[_Draw] = []
         for draw in draws:
-            width = len(batch[0].prompt) + batch[0].request.max_tokens if batch else 0
+            width = len(batch[0].prompt) + batch[0].most if batch else 0
             full = len(batch) >= BATCH_ROWS or (len(batch) + 1) * width > self.tokens
-            if batch and (full or _kind(draw) != _kind(batch[0])):
+            if batch and (full or draw.alike != batch[0].alike):
                 yield batch
                 batch = []
             batch.append(draw)
@@ -105,7 +117,6 @@ class LocalChat:
         from transformers import GenerationConfig, LogitsProcessorList
 
         from medsmith.borders import end_tokens
-        from medsmith.likelihood import context_of
 
         model, tokenizer = self._model, self._tokenizer
         width = len(batch[0].prompt)
@@ -116,7 +127,7 @@ class LocalChat:
         ends = {*(named if isinstance(named, list) else [named]), *end_tokens(tokenizer)} - {None}
         request = batch[0].request
         settings = GenerationConfig(
-            max_new_tokens=min(request.max_tokens, context_of(model) - width),
+            max_new_tokens=batch[0].most,
             do_sample=False,
             eos_token_id=sorted(ends),
             pad_token_id=pad,
@@ -149,8 +160,14 @@ class LocalChat:
         return ChatReply(texts, usage, Path(str(self.ref)).name, finish=[why for _, why in written])
 
 
-def _kind(draw: _Draw) -> tuple[float, int]:
-    return draw.request.temperature, draw.request.max_tokens
+def rope_border(model: Any) -> int:
+    """The longest sequence with the short factors of longrope, which a whole batch has or has not; else the context."""
+    config = model.config.get_text_config()
+    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    if "longrope" not in (rope.get("rope_type"), rope.get("type")):
+        return int(config.max_position_embeddings)
+    given = rope.get("original_max_position_embeddings") or getattr(config, "original_max_position_embeddings", None)
+    return int(given or config.max_position_embeddings)
 
 
 def fingerprint(ref: str | Path) -> str:

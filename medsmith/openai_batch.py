@@ -20,14 +20,18 @@ from typing import Any
 from medsmith.batch_api import SETTLE_SECONDS, BatchApi, open_api
 from medsmith.batch_book import CREATED, DONE, STORED, UPLOADED, VOID, Batch, BatchBook, read_lines
 from medsmith.chat import ChatError, ChatReply, ChatRequest
+from medsmith.errors import UserError
 from medsmith.limits import BudgetReached
 from medsmith.llm import TeacherConfig
 from medsmith.openai_chat import TRY_AGAIN, OpenAIChat
+from medsmith.replies import read_choice, read_usage, reply_of, whole_number
 
 MOST_BYTES = 190_000_000
 """Of an input file; the API takes 200 MB."""
 AT_A_TIME = 4
 """Batches under way at once."""
+LOST_BATCHES = 8
+"""So many that were submitted and are unknown to the endpoint end the run; else it would submit them for ever."""
 LONGEST_PAUSE_SECONDS = 60.0
 LONGEST_LOCAL_PAUSE_SECONDS = 2.0
 ENDED = {"completed", "failed", "expired", "cancelled"}
@@ -98,15 +102,13 @@ class BatchChat:
 
     def cost(self, line: dict[str, Any], batch: Batch) -> float:
         """What a line of an output file did cost: nothing where it failed, its share of the bound without usage."""
-        response = line.get("response") or {}
+        response = _response(line)
         price = self.http.price
         if response.get("status_code") != 200 or price is None:
             return 0.0
         body = response.get("body")
-        usage = body.get("usage") if isinstance(body, dict) else None
-        if not usage:
-            return batch.bound / batch.requests
-        return price.cost(usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0, batch=True)
+        used = read_usage(body.get("usage")) if isinstance(body, dict) else None
+        return batch.bound / batch.requests if used is None else price.cost(*used, batch=True)
 
     def line(self, request: ChatRequest) -> bytes:
         """A request as a line of an input file."""
@@ -127,6 +129,7 @@ class _Bulk:
         self.waiting = {request.id: request for request in requests}
         self.queue: deque[ChatRequest] = deque()
         self.under_way: dict[str, tuple[Batch, set[str]]] = {}
+        self.lost = 0
 
     async def run(self) -> None:
         for key in [key for key in self.waiting if key in self.chat.kept]:
@@ -212,6 +215,11 @@ class _Bulk:
         for batch, ids in list(self.under_way.values()):
             remote = await self.api.look(batch)
             if remote is None:
+                self.lost += 1
+                if self.lost == LOST_BATCHES:
+                    raise UserError(
+                        f"{self.chat.base_url} has lost {self.lost} batches of this run; use engine=local with it"
+                    )
                 self._take_back(batch, ids)
             elif remote.status in ENDED:
                 await self._collect(batch, ids, remote)
@@ -257,7 +265,7 @@ class _Bulk:
         """
         seen: set[str] = set()
         for offset, line in read_lines(self.book.file(batch, "output")):
-            key = line["custom_id"]
+            key = str(line.get("custom_id"))
             if key in seen:
                 continue
             seen.add(key)
@@ -269,7 +277,7 @@ class _Bulk:
                 self.chat.kept[key] = (batch, offset, fresh)
                 self.chat.left[batch.key] += 1
         for _, line in read_lines(self.book.file(batch, "errors")) if fresh else ():
-            if line["custom_id"] in self.waiting:
+            if str(line.get("custom_id")) in self.waiting:
                 self._answer(batch, line, charged=True)
         if not self.chat.left[batch.key]:
             self.book.write(batch.now(DONE))
@@ -293,25 +301,28 @@ class _Bulk:
         self.done(request, read_answer(request, line, self.chat.config.model, cost))
 
 
+def _response(line: dict[str, Any]) -> dict[str, Any]:
+    response = line.get("response")
+    return response if isinstance(response, dict) else {}
+
+
 def read_answer(request: ChatRequest, line: dict[str, Any], model: str, cost: float) -> ChatReply | ChatError:
     """One line of an output or error file as the answer to its request."""
-    response = line.get("response") or {}
-    status = response.get("status_code") or 0
+    response = _response(line)
+    status = whole_number(response.get("status_code")) or 0
     if status != 200:
-        said = line.get("error") or response.get("body") or {}
+        said = line.get("error") or response.get("body")
+        said = said if isinstance(said, dict) else {"message": said}
         reason = f"HTTP {status}" if status else f"{said.get('code')}"
         text = " ".join(json.dumps(said.get("error") or said.get("message") or said).split())[:300]
         final = 400 <= status < 500 and status not in TRY_AGAIN
         return ChatError(f"{reason}: {text}", final=final, cost=cost)
-    body = response["body"]
+    body: Any = response.get("body")
     try:
-        texts = [choice["message"].get("content") or "" for choice in body["choices"][: request.n]]
-        finish = [choice.get("finish_reason") or "" for choice in body["choices"][: request.n]]
+        said_by_choice = [read_choice(choice) for choice in body["choices"][: request.n]]
     except (KeyError, TypeError, AttributeError):
         return ChatError(f"not a chat completion: {json.dumps(body)[:200]}", cost=cost)
-    if len(texts) < request.n:
-        reason = f"{len(texts)} of {request.n} texts: the endpoint ignores n in batches; use engine=local"
+    if len(said_by_choice) < request.n:
+        reason = f"{len(said_by_choice)} of {request.n} texts: the endpoint ignores n in batches; use engine=local"
         return ChatError(reason, final=True, cost=cost)
-    used = body.get("usage") or {}
-    usage = {name: used.get(name) or 0 for name in ("prompt_tokens", "completion_tokens")}
-    return ChatReply(texts, usage, str(body.get("model") or model), 1, 0.0, finish, cost)
+    return reply_of(said_by_choice, read_usage(body.get("usage")), str(body.get("model") or model), cost=cost)

@@ -7,16 +7,14 @@ back as bytes: building and checking typed objects in between would double the w
 from __future__ import annotations
 
 import asyncio
-import email.utils
 import hashlib
 import json
 import logging
-import os
+import re
 import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -24,14 +22,17 @@ import orjson
 
 from medsmith.errors import UserError
 from medsmith.gate import Gate
-from medsmith.limits import Budget, RateLimit, Stopped
-from medsmith.llm import ChatError, ChatReply, ChatRequest, TeacherConfig, is_loopback
+from medsmith.limits import Budget, RateLimit, Stopped, most_tokens, retry_after
+from medsmith.llm import ChatError, ChatReply, ChatRequest, TeacherConfig, is_loopback, read_key
+from medsmith.replies import Said, Used, read_choice, read_usage, reply_of
 
 LONGEST_PAUSE_SECONDS = 60.0
 LONGEST_RETRY_AFTER_SECONDS = 600.0
 TRY_AGAIN = {408, 409, 425, 429}
-REFUSED_FOR_ALL = {401, 403, 404}
-"""Key, permission, model or path: no other call would fare better, so the run stops."""
+REFUSED_FOR_ALL = {401, 404}
+"""Key, model or path: no other call would fare better, so the run stops. 403 may be said of one prompt (moderation)."""
+SCHEMA_WORDS = re.compile(r"schema|response_format|structured|grammar|guided|json", re.IGNORECASE)
+"""How a server that refuses a request says that it is for the schema in it."""
 
 REQUEST_OPTIONS: Any = {"headers": {"Content-Type": "application/json"}}
 
@@ -45,6 +46,8 @@ class _Tally:
     completion_tokens: int = 0
     cost: float = 0.0
     model: str = ""
+    metered: bool = True
+    """Did every answer tell its usage?"""
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,7 @@ class OpenAIChat:
         self.local = is_loopback(base_url)
         self.price = config.token_price
         self.budget = Budget(config.budget.max_requests, config.budget.max_cost)
-        self._key = _read_key(config, base_url, self.local)
+        self._key = read_key(config, base_url, self.local)
         self._transport = transport
         self._sleep = sleep
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -135,20 +138,20 @@ class OpenAIChat:
         self._connect()
         began = time.monotonic()
         tally = _Tally()
-        texts: list[str] = []
-        finish: list[str] = []
+        said: list[Said] = []
         try:
-            while len(texts) < request.n:
-                answer = await self._answered(request, request.n - len(texts), tally)
-                for choice in answer["choices"][: request.n - len(texts)]:
-                    texts.append(choice["message"].get("content") or "")
-                    finish.append(choice.get("finish_reason") or "")
+            while len(said) < request.n:
+                answer = await self._answered(request, request.n - len(said), tally)
+                said += map(read_choice, answer["choices"][: request.n - len(said)])
         except Stopped as error:
             error.attempts, error.cost = tally.attempts, tally.cost
             raise
-        usage = {"prompt_tokens": tally.prompt_tokens, "completion_tokens": tally.completion_tokens}
+        used = Used(tally.prompt_tokens, tally.completion_tokens) if tally.metered else None
         seconds = time.monotonic() - began
-        return ChatReply(texts, usage, tally.model, tally.attempts, seconds, finish, tally.cost)
+        reply = reply_of(said, used, tally.model, attempts=tally.attempts, seconds=seconds, cost=tally.cost)
+        if isinstance(reply, ChatError):
+            raise reply
+        return reply
 
     def _connect(self) -> None:
         loop = asyncio.get_running_loop()
@@ -266,7 +269,7 @@ class OpenAIChat:
             return self._refusal(error.status_code, error.response.headers, error.response.text, schema)
         try:
             return self.read_answer(_load(raw.content))
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return _Failure(f"not a chat completion: {raw.content[:200].decode(errors='replace')!r}", unsure=True)
 
     def read_answer(self, answer: Any) -> dict[str, Any]:
@@ -293,7 +296,7 @@ class OpenAIChat:
         return {name: value for name, value in body.items() if value is not None}
 
     def bound_cost(self, request: ChatRequest, n: int) -> float:
-        """The most that an attempt may cost."""
+        """The most that an attempt may cost. UserError where a budget cannot be kept for want of a token limit."""
         return self._most(request, n).cost
 
     def _lost(self, error: Exception) -> _Failure:
@@ -318,7 +321,10 @@ class OpenAIChat:
         wait = retry_after(headers)
         if wait > LONGEST_RETRY_AFTER_SECONDS:
             return _Failure(said, stop=f"{self.base_url} asks to wait {wait:.0f} s ({said}); run again then")
-        if schema is not None and status in (400, 422) and ("response_format" in text or "json_schema" in text):
+        if schema is not None and status in (400, 422) and SCHEMA_WORDS.search(text):
+            if "response_format" in self.config.extra_body:
+                stop = f"{self.base_url} refuses response_format ({said}); take it out of teacher.extra_body"
+                return _Failure(said, stop=stop)
             return self._do_without(schema, said)
         again = status in TRY_AGAIN or status >= 500
         return _Failure(said, wait, again=again, trouble=status == 429 or status >= 500)
@@ -327,7 +333,8 @@ class OpenAIChat:
         """From now on this schema is not sent; the caller checks the answers anyway."""
         if not self._refused_schemas:
             print(
-                f"note: {self.base_url} refuses response_format ({said}); asking without it, answers are still checked",
+                f"note: {self.base_url} refuses response_format ({said}); asking without it, answers are still "
+                "checked; reply=tagged (generate) or structured=false (others) asks without it from the start",
                 file=sys.stderr,
             )
         self._refused_schemas.add(_dump(schema))
@@ -339,40 +346,33 @@ class OpenAIChat:
         return float(min(LONGEST_PAUSE_SECONDS, self.config.retry_seconds * 2**attempt) * (0.5 + jitter / 2))
 
     def _most(self, request: ChatRequest, n: int) -> _Most:
-        """The most an attempt may use: no token is shorter than a byte, each message has a few tokens around it."""
+        """The most an attempt may use: by what is sent, extra_body and schema included."""
         if self.price is None and self.config.tokens_per_minute is None:
             return _NOTHING
-        prompt = sum(len(message["content"].encode()) + 8 for message in request.messages) + 8
-        completion = n * request.max_tokens
+        body = self.build_body(request, n)
+        prompt, completion = most_tokens(body, len(_dump(body)))
+        if completion is None:
+            if self.budget.max_cost is not None:
+                raise UserError(
+                    "teacher.budget.max_cost cannot be kept: teacher.extra_body takes max_tokens out and sets no other "
+                    "limit; set max_completion_tokens there"
+                )
+            completion = n * request.max_tokens
         return _Most(prompt + completion, self.price.cost(prompt, completion) if self.price else 0.0)
 
     def _count(self, answer: dict[str, Any], tally: _Tally, most: _Most) -> tuple[float, int | None]:
         """Add the usage of an answer; return its cost and tokens: without usage in it, the most, and None."""
-        usage = answer.get("usage") or {}
-        prompt, completion = usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0
         tally.model = str(answer.get("model") or self.config.model)
-        tally.prompt_tokens += prompt
-        tally.completion_tokens += completion
-        if not usage:
+        used = read_usage(answer.get("usage"))
+        if used is None:
+            tally.metered = False
             return most.cost, None
-        return self.price.cost(prompt, completion) if self.price else 0.0, prompt + completion
+        tally.prompt_tokens += used.prompt
+        tally.completion_tokens += used.completion
+        return self.price.cost(*used) if self.price else 0.0, sum(used)
 
 
 _NOTHING = _Most(0, 0.0)
-
-
-def retry_after(headers: Mapping[str, str]) -> float:
-    """The seconds that a Retry-After header asks for (a number or a date); 0.0 where there is none."""
-    value = headers.get("retry-after", "").strip()
-    try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
-    try:
-        date = email.utils.parsedate_to_datetime(value)
-    except ValueError:
-        return 0.0
-    return max(0.0, (date - datetime.now(UTC)).total_seconds())
 
 
 def _load(content: bytes) -> Any:
@@ -389,14 +389,3 @@ def _dump(value: Any) -> bytes:
     except TypeError:
         # Half a surrogate pair, which a text may hold; escaped it is sent as it stands.
         return json.dumps(value).encode()
-
-
-def _read_key(config: TeacherConfig, base_url: str, local: bool) -> str:
-    if config.api_key_env is None:
-        if not local:
-            raise UserError(f"{base_url} is remote: name the variable that holds its key in teacher.api_key_env")
-        return "none"
-    key = os.environ.get(config.api_key_env, "").strip()
-    if not key:
-        raise UserError(f"the environment variable {config.api_key_env} is empty; put the key of {base_url} there")
-    return key

@@ -222,9 +222,16 @@ def to_line(row: dict[str, Any]) -> bytes:
     try:
         return orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
     except TypeError:
-        # A lone surrogate: JSON text can spell one, UTF-8 cannot hold it.
-        text = json.dumps(row, ensure_ascii=False, separators=(",", ":"))
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode() + b"\n"
+        return encodable(json.dumps(row, ensure_ascii=False, separators=(",", ":"))).encode() + b"\n"
+
+
+def encodable(text: str) -> str:
+    """The text without lone surrogates, which JSON can spell and no UTF-8 file can hold; pairs become one character."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
 
 
 def _part_name(part: int) -> str:

@@ -186,3 +186,22 @@ def test_only_a_fence_around_the_whole_goes() -> None:
     """A fence inside the text is part of it."""
     assert strip_fence("```\na\n```") == "a"
     assert strip_fence("a\n```\nb\n```") == "a\n```\nb\n```"
+
+
+@pytest.mark.parametrize(
+    "around",
+    [
+        "{}",
+        "```json\n{}\n```",
+        "```JSON\n{}```",
+        "```json {}```",
+        "Here {{it}} is:\n\n```json\n{}\n```\nI hope that {{helps}}.",
+        "Sure! {} Done.",
+    ],
+)
+def test_a_json_reply_is_found_in_prose_and_any_fence(around: str) -> None:
+    """What stands around the object is passed over; of a torn one nothing is taken for the whole."""
+    value = '{"instructions": [{"instruction": "Say {x}.", "examples": [{"input": "a", "output": "b"}]}]}'
+    assert parse_reply(around.format(value), "json").groups == [Generated("Say {x}.", [Example(0, "a", "b")])]
+    torn = parse_reply(around.format(value[:-3]), "json")
+    assert torn.reason is not None and torn.reason.startswith("not valid JSON")

@@ -13,8 +13,9 @@ import pytest
 
 from medsmith.errors import UserError
 from medsmith.gate import Gate
+from medsmith.limits import retry_after
 from medsmith.llm import ChatError, Journal, Price, run_calls
-from medsmith.openai_chat import OpenAIChat, retry_after
+from medsmith.openai_chat import OpenAIChat
 from tests.toy_teacher import LOCAL, Endpoint, ask, refused, teacher
 
 
@@ -177,14 +178,14 @@ def test_an_azure_deployment_gets_its_version_and_key(monkeypatch: pytest.Monkey
 
 
 def test_half_a_surrogate_pair_is_sent(tmp_path: Path) -> None:
-    """A text cut in the middle of a character goes to the endpoint, comes back and is in the journal as it stands."""
+    """A text cut in the middle of a character goes to the endpoint as it stands; one that comes back is mended."""
     config = teacher()
     endpoint = Endpoint(config, [httpx2.Response(200, text='{"choices": [{"message": {"content": "\\udc00"}}]}')])
     request = config.request([{"role": "user", "content": "cut \ud83d"}])
     with Journal(tmp_path / "j.jsonl") as journal:
         row = run_calls([request], endpoint.chat, journal, 1, "test")[request.id]
     assert json.loads(endpoint.requests[0].content)["messages"][0]["content"] == "cut \ud83d"
-    assert row["texts"] == ["\udc00"]
+    assert row["texts"] == ["\ufffd"]
     assert row["request"]["messages"][0]["content"] == "cut \ud83d"
 
 

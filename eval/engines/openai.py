@@ -125,7 +125,8 @@ class Endpoint:
         chats = [json.loads(self.decode(ids)) for ids in prompts]
         requests = [self.config.request(chat, temperature=0.0, max_tokens=max_new_tokens) for chat in chats]
         rows = self._call(requests, OpenAIChat)
-        Summary.of(rows).refuse_silence(self.config.allow_failed)
+        # A model that declines has answered; its scorer says what that is worth.
+        Summary.of(rows).refuse_silence(self.config.allow_failed, refusals=False)
         replies = []
         for row in rows:
             finish = "length" if row["finish"][:1] == ["length"] else "stop"

@@ -15,6 +15,7 @@ from pydantic import Field
 
 from medsmith.config import Block
 from medsmith.records import Instruction
+from medsmith.replies import REFUSAL, is_refusal
 from medsmith.shingles import Lookup, Words, hash_words, ngrams, split_words, sums
 
 
@@ -38,9 +39,6 @@ PRIVATE = {
     ),
 }
 MARKUP = re.compile(r"</?(?:instruction|examples?|input|output)>|\{\{\s*\w+\s*\}\}|<\|\w+\|>")
-REFUSAL = re.compile(
-    r"\b(?:as an ai\b|i(?:'m| am) (?:sorry|unable)\b.{0,30}\b(?:can't|cannot|assist|help|provide|comply))", re.I
-)
 # Frequent function words that are no English words, no usual clinical abbreviation and no part of an eponym.
 FOREIGN = frozenset(
     re.findall(
@@ -94,7 +92,7 @@ def find_fault(row: Instruction, limits: Limits) -> Finding | None:
                 return Finding("private", f"{kind} in {name}")
         if found := MARKUP.search(text):
             return Finding("markup", f"{found[0]} in {name}")
-    if REFUSAL.search(row.output[:200]):
+    if is_refusal(row.output):
         return Finding("refusal", "output")
     if limits.echo:
         for name in ("input", "instruction"):
@@ -164,7 +162,6 @@ def is_json(text: str) -> bool:
 # Each is a superset of its pattern above, without looking around, for a native engine.
 _MAYBE_PRIVATE = r"\d{3}-\d{2}-\d{4}|\d{3}[-.]\d{4}|\+\d{1,3}[ -]\d|@|(?i:mrn|medical record)"
 _MAYBE_MARKUP = r"</?(?:instruction|examples?|input|output)>|\{\{|<\|"
-_MAYBE_REFUSAL = r"(?i)\bas an ai\b|i(?:'m| am) (?:sorry|unable)"
 _BEYOND_LATIN = r"[\p{L}&&[^\x{0}-\x{3FF}]]"
 _TABLE = 4096
 
@@ -186,7 +183,7 @@ def may_be_faulty(
         low, high = max(1, getattr(limits, f"min_{part}_words")), getattr(limits, f"max_{part}_words")
         suspect |= (counts[:, place] < low) | (counts[:, place] > high)
     outputs = series.gather_every(3, 2)
-    suspect |= outputs.str.slice(0, 200).str.contains(_MAYBE_REFUSAL).to_numpy()
+    suspect |= outputs.str.slice(0, 200).str.contains(REFUSAL).to_numpy()
     if limits.echo:
         suspect |= (counts[:, 2] == counts[:, 0]) | (counts[:, 2] == counts[:, 1])
     suspect |= _may_repeat(words, limits).reshape(-1, 3).any(axis=1)

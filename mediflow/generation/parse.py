@@ -5,11 +5,18 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Literal
+
+from medsmith.records import encodable
 
 ReplyForm = Literal["tagged", "json"]
 
-_FENCE = re.compile(r"\A```[a-z]*\n(.*)\n```\Z", re.DOTALL)
+_FENCE = re.compile(r"\A```(?:[\w+-]*[ \t]*\r?\n|(?i:json)\b|)(.*?)\s*```\Z", re.DOTALL)
+_OBJECT = re.compile(r'\{\s*["}]')
+BRACES = 64
+"""Where an object may begin among prose; a reply with more braces before it is not looked through."""
+_DECODER = json.JSONDecoder()
 _BETWEEN = {tag: re.compile(rf"<{tag}>(.*?)</{tag}>", re.DOTALL) for tag in ("input", "output")}
 _ANY_TAG = re.compile(r"</?(?:instruction|examples|example|input|output)>")
 
@@ -57,7 +64,7 @@ def parse_reply(text: str, form: ReplyForm = "tagged", inputs: bool = True) -> P
     Prose around what was asked for is passed over. Whatever is torn, empty or out of place is kept apart with its
     reason, an instruction or an example at a time, and the rest stands.
     """
-    text = _encodable(text)
+    text = encodable(text)
     if not text.strip():
         return Parsed(reason="empty reply")
     parts = ("input", "output") if inputs else ("output",)
@@ -71,6 +78,22 @@ def strip_fence(text: str) -> str:
         return text
     fenced = _FENCE.match(text)
     return fenced.group(1).strip() if fenced else text
+
+
+def find_json(text: str) -> str:
+    """The JSON object in a reply, without the prose and the fences around it; the text itself where there is none."""
+    text = strip_fence(text)
+    if text.startswith("{") and text.endswith("}"):
+        return text
+    found, end = "", 0
+    for brace in islice(_OBJECT.finditer(text), BRACES):
+        if brace.start() >= end:
+            try:
+                _, end = _DECODER.raw_decode(text, brace.start())
+            except (ValueError, RecursionError):
+                break  # torn: what is whole inside of it is not what was asked for
+            found = max(found, text[brace.start() : end], key=len)
+    return found or text
 
 
 def _parse_tagged(text: str, parts: tuple[str, ...]) -> Parsed:
@@ -127,8 +150,8 @@ def _tagged_example(number: int, body: str, parts: tuple[str, ...]) -> Example |
 def _parse_json(text: str, parts: tuple[str, ...]) -> Parsed:
     """`{"instructions": [{"instruction": "…", "examples": [{"input": "…", "output": …}]}]}`."""
     try:
-        value = json.loads(strip_fence(text))
-    except ValueError as error:
+        value = json.loads(find_json(text))
+    except (ValueError, RecursionError) as error:
         return Parsed(reason=f"not valid JSON: {error}")
     found = value.get("instructions") if isinstance(value, dict) else None
     if not isinstance(found, list) or not found:
@@ -175,12 +198,3 @@ def _json_example(number: int, value: Any, parts: tuple[str, ...]) -> Example | 
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _encodable(text: str) -> str:
-    """The text without lone surrogates, which JSON can spell and no UTF-8 file can hold."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -104,12 +104,17 @@ def no_answer(error: str) -> Reading:
     return Reading([Group([Record("no_answer", error)])], f"no answer: {error}")
 
 
-def read_reply(form: Form, material: Material, text: str, attempt: int = 1) -> Reading:
-    """Parse, check and verify one reply."""
+def read_reply(form: Form, material: Material, text: str, attempt: int = 1, cut: str = "") -> Reading:
+    """Parse, check and verify one reply; `cut` says behind what is torn that the reply ended at its longest."""
     parsed = parse_reply(text, form.reply, form.inputs)
     if parsed.reason is not None:
-        return Reading([Group([Record("unreadable", parsed.reason, text)], attempt)], parsed.reason)
-    return Reading([Group(_read_group(form, material, one), attempt) for one in parsed.groups])
+        reason = parsed.reason + cut
+        return Reading([Group([Record("unreadable", reason, text)], attempt)], reason)
+    groups = [Group(_read_group(form, material, one), attempt) for one in parsed.groups]
+    last = groups[-1].records
+    if cut and last[-1].reason in ("unreadable", "torn"):
+        last[-1] = replace(last[-1], detail=last[-1].detail + cut)
+    return Reading(groups)
 
 
 def better_of(first: Reading, second: Reading) -> Reading:

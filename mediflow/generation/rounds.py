@@ -19,6 +19,7 @@ from mediflow.generation.readings import Reading, better_of, no_answer, read_rep
 from mediflow.generation.sources import Material
 from medsmith.journal import Journal
 from medsmith.llm import ChatRequest
+from medsmith.replies import cut_note
 
 HELD = 2_000
 AT_ONCE = 64
@@ -103,7 +104,7 @@ class Rounds:
     def _read(self, call: Call, material: Material, row: Row) -> Reading:
         if row["texts"] is None:
             return no_answer(row["error"])
-        return read_reply(self.calls.form(call), material, row["texts"][0])
+        return read_reply(self.calls.form(call), material, row["texts"][0], cut=cut_note(row))
 
     def _repair(self, one: _Open, request: ChatRequest, row: Row) -> ChatRequest | None:
         if not self.repair or row["texts"] is None:
@@ -125,7 +126,7 @@ class Rounds:
     ) -> Outcome:
         reading = reading or self._read(call, material, first)
         if second is not None and second["texts"] is not None:
-            again = read_reply(self.calls.form(call), material, second["texts"][0], attempt=2)
+            again = read_reply(self.calls.form(call), material, second["texts"][0], attempt=2, cut=cut_note(second))
             reading = better_of(reading, again)
         return Outcome(
             call,

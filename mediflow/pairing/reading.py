@@ -6,14 +6,14 @@ import json
 import unicodedata
 from typing import Any
 
-from mediflow.curation.filters import REFUSAL
 from mediflow.generation.parse import strip_fence
 from medsmith.records import Instruction
+from medsmith.replies import is_refusal
 
 
 def read_answer(call: dict[str, Any]) -> str | None:
-    """The flawed answer of a call, without a code fence around it; None where no answer came."""
-    return strip_fence(call["texts"][0]) if call["texts"] else None
+    """The flawed answer of a call, without a code fence around it; None where none came, or not the whole of one."""
+    return strip_fence(call["texts"][0]) if call["texts"] and call["finish"][:1] != ["length"] else None
 
 
 def find_flaw(row: Instruction, text: str | None) -> tuple[str, str | None]:
@@ -29,7 +29,7 @@ def find_flaw(row: Instruction, text: str | None) -> tuple[str, str | None]:
             return text, "not_json"
         if keys != good:
             return text, "other_keys"
-    if REFUSAL.search(text[:200]) and not REFUSAL.search(row.output[:200]):
+    if is_refusal(text) and not is_refusal(row.output):
         return text, "refusal"
     return text, None
 

@@ -20,6 +20,7 @@ from mediflow.validation.candidates import (
 from mediflow.validation.topics import Topic, variety
 from medsmith.llm import ChatRequest
 from medsmith.records import content_id
+from medsmith.replies import cut_note
 
 if TYPE_CHECKING:
     from mediflow.validation_sets import Config
@@ -120,7 +121,7 @@ class Calls:
         if row["texts"] is None:
             return [Broken("no_answer", row["error"] or "", "")] * count
         limits = Limits(self.config.options, self.config.context_words)
-        return read_reply(row["texts"][0], name, self.topics[name], count, limits)
+        return read_reply(row["texts"][0], name, self.topics[name], count, limits, cut_note(row))
 
     def _first(self, asked: Asked) -> ChatRequest:
         config, topic = self.config, self.topics[asked.topic]

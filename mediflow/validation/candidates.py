@@ -14,6 +14,7 @@ from typing import Any
 
 from mediflow.checking.codes import as_icd10cm, find_icd10cm
 from mediflow.checking.validate import check_value, parse_json
+from mediflow.generation.parse import find_json
 from mediflow.validation.topics import Topic
 from medsmith.shingles import split_words, text_key
 
@@ -83,13 +84,13 @@ def reply_schema(topic: Topic, options: int) -> dict[str, Any]:
     }
 
 
-def read_reply(text: str, name: str, topic: Topic, count: int, limits: Limits) -> list[Slot]:
-    """One entry for each question that was asked for, and for each that came beyond."""
-    value, reason = parse_json(text) if text.strip() else (None, "is empty")
+def read_reply(text: str, name: str, topic: Topic, count: int, limits: Limits, cut: str = "") -> list[Slot]:
+    """One entry for each question that was asked for, and for each that came beyond; `cut` as in cut_note."""
+    value, reason = parse_json(find_json(text)) if text.strip() else (None, "is empty")
     items = value.get("questions") if isinstance(value, dict) else None
     if not isinstance(items, list):
         reason = reason or 'is no JSON object with a list "questions"'
-        return [Broken("unreadable", f"the reply {reason}", text if n == 0 else "") for n in range(count)]
+        return [Broken("unreadable", f"the reply {reason}{cut}", text if n == 0 else "") for n in range(count)]
     slots = [_read_item(item, name, topic, limits) for item in items[:count]]
     slots += [Broken("surplus", f"more than {count} questions", _as_text(item)) for item in items[count:]]
     return slots + [Broken("too_few", f"{len(items)} of {count} questions", "")] * (count - len(items))

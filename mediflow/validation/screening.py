@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mediflow.checking.validate import read_json_text
+from mediflow.generation.parse import find_json
 from mediflow.prompt import render
 from mediflow.validation.asking import Entry
 from mediflow.validation.topics import Topic
 from medsmith.llm import Chat, ChatRequest, Journal, Summary, run_calls
+from medsmith.replies import cut_note
 
 if TYPE_CHECKING:
     from mediflow.validation_sets import Config
@@ -104,9 +106,9 @@ def _judge(entry: Entry, row: dict[str, Any], options: list[str]) -> None:
     if row["texts"] is None:
         entry.drop("reviewer_silent", row["error"] or "")
         return
-    value, problem = read_json_text(row["texts"][0], _review_schema(len(options)))
+    value, problem = read_json_text(find_json(row["texts"][0]), _review_schema(len(options)))
     if problem is not None:
-        entry.drop("reviewer_silent", problem)
+        entry.drop("reviewer_silent", problem + cut_note(row))
     elif value["answer"] == 0:
         entry.drop("reviewer_disagrees", "no option, or more than one")
     elif options[value["answer"] - 1] != entry.candidate.right:
