@@ -6,19 +6,16 @@ Nothing but the row at hand is in memory, so training data may be larger than it
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import repeat
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from medsmith.digests import VOLATILE_FILES, VOLATILE_FOLDERS
 from medsmith.documents import with_texts
 from medsmith.errors import UserError
-from medsmith.records import read_jsonl
+from medsmith.row_files import TABLES, TEXTS, Row, files_in, kind_of, stream_rows
 
-TABLES = (".jsonl", ".parquet")
-TEXTS = (".txt", ".md")
 TRAINED_ON = ("train.jsonl", "rows.jsonl")
 """Of a folder that holds one of these, nothing else was trained on: not what was held out or dropped."""
-PARQUET_ROWS = 5_000
 CHUNK = 1 << 22
 
 
@@ -37,10 +34,10 @@ def training_files(path: Path) -> list[Path]:
         UserError: nothing there, or nothing that can be read.
     """
     if path.is_file():
-        found = [path] if path.suffix in (*TABLES, *TEXTS) else []
+        found = [path] if kind_of(path) in (*TABLES, *TEXTS) else []
     elif path.is_dir():
         chosen = [path / name for name in TRAINED_ON if (path / name).is_file()]
-        found = sorted((path / "data").glob("*.parquet")) or chosen[:1] or sorted(_readable(path))
+        found = sorted((path / "data").glob("*.parquet")) or chosen[:1] or files_in(path, (*TABLES, *TEXTS))
     else:
         raise UserError(f"no such training data: {path}")
     if not found:
@@ -49,20 +46,20 @@ def training_files(path: Path) -> list[Path]:
 
 
 def count_rows(file: Path) -> int:
-    """The rows of a file, without reading them one by one."""
+    """The rows of a file, without reading them one by one; about, where cells go over several lines."""
     if file.suffix == ".parquet":
         import pyarrow.parquet
 
         return int(pyarrow.parquet.ParquetFile(file).metadata.num_rows)
-    if file.suffix in TEXTS:
+    if kind_of(file) in TEXTS:
         return 1
     with file.open("rb") as lines:
         return sum(chunk.count(b"\n") for chunk in iter(lambda: lines.read(CHUNK), b""))
 
 
 def read_rows(file: Path) -> Iterator[TrainingRow]:
-    """The rows of a file, one after the other."""
-    for number, values in enumerate(_values(file), 1):
+    """The rows of a file, one after the other; UserError where a text file holds none."""
+    for number, values in enumerate(with_texts(file, map(_values, repeat(file), stream_rows(file))), 1):
         key = values.get("id")
         yield TrainingRow(str(file), str(number) if key is None else str(key), values)
 
@@ -79,23 +76,7 @@ def texts_of(value: Any, field: str = "") -> Iterator[tuple[str, str]]:
             yield from texts_of(inner, f"{field}.{number}")
 
 
-def _readable(folder: Path) -> Iterator[Path]:
-    for file in folder.rglob("*"):
-        parts = file.relative_to(folder).parts
-        ours = parts[0] in VOLATILE_FOLDERS or file.name in VOLATILE_FILES
-        hidden = any(part.startswith(".") for part in parts)
-        if file.is_file() and file.suffix in (*TABLES, *TEXTS) and not ours and not hidden:
-            yield file
-
-
-def _values(file: Path) -> Iterator[dict[str, Any]]:
-    if file.suffix == ".jsonl":
-        yield from with_texts(file, read_jsonl(file))
-    elif file.suffix == ".parquet":
-        import pyarrow.parquet
-
-        for batch in pyarrow.parquet.ParquetFile(file).iter_batches(PARQUET_ROWS):
-            yield from batch.to_pylist()
-    else:
-        # Published texts are UTF-8 but for single stray bytes, which no comparison needs.
-        yield {"text": file.read_text(encoding="utf-8", errors="replace")}
+def _values(file: Path, row: Row) -> dict[str, Any]:
+    if row.fault:
+        raise UserError(f"{file}: {row.fault}; mend it or leave it out")
+    return row.values

@@ -27,7 +27,7 @@ from typing import Any, ClassVar, NamedTuple
 from pydantic import Field
 
 import medsmith.config
-from eval.tables import find_file, read_rows
+from eval.tables import find_file, read_table
 from medsmith import run
 from medsmith.command import run_command
 from medsmith.errors import UserError
@@ -111,7 +111,7 @@ def read_reports(path: Path, left_out: Counter[str]) -> Iterator[Report]:
             {"findings": one, "impression": other} for one, other in zip(findings, impressions, strict=True)
         ]
     else:
-        rows = read_rows(path, ("findings", "impression"))
+        rows = read_table(path, ("findings", "impression"))
     for number, row in enumerate(rows, 1):
         findings_of, impression = (" ".join(str(row[key] or "").split()) for key in ("findings", "impression"))
         if not findings_of or not impression:

@@ -23,7 +23,7 @@ from pydantic import Field, StringConstraints
 
 import medsmith.config
 from eval.benchmark import Item, load_benchmark, names
-from eval.tables import find_file, read_rows
+from eval.tables import find_file, read_table
 from medsmith import run
 from medsmith.command import run_command
 from medsmith.digests import file_digest
@@ -58,7 +58,7 @@ def main(config: Config) -> Path:
         raise UserError(f"the file of {config.benchmark} is no table with a row an item; those of {', '.join(can)} are")
     with run.start(config, "eval.split") as this:
         file = find_file(config.data, benchmark.FILES["test"], benchmark.SOURCE)
-        rows = read_rows(file, (benchmark.ID_COLUMN, *([] if config.by == CONTENT else [config.by])))
+        rows = read_table(file, (benchmark.ID_COLUMN, *([] if config.by == CONTENT else [config.by])))
         loaded = benchmark.load(file, "test")
         split = {
             "benchmark": config.benchmark,

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 from eval.benchmark import Published
 from medsmith import hub_data
@@ -16,11 +14,8 @@ from medsmith.digests import combined, file_digest
 from medsmith.errors import UserError
 from medsmith.hub_data import DataRef as DataRef  # of the commands that name benchmarks
 from medsmith.hub_data import Fetch
-from medsmith.records import not_utf8, read_json, read_jsonl
+from medsmith.row_files import TABLES, kind_of, name_columns, stream_rows
 from medsmith.run import find_record
-
-# A note of many pages in one cell is longer than the module's default limit of 128 KiB.
-_LONGEST_CELL = 2**27
 
 log = logging.getLogger("eval.run")
 
@@ -91,29 +86,16 @@ def find_file(path: Path, pattern: str, source: str) -> Path:
 
 
 def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, Any]]:
-    """The rows of a .csv, .jsonl, .parquet or .xlsx file, whole and in order, with at least these columns.
+    """The rows of a table (medsmith/row_files.py), whole and in order, with at least these columns.
 
     Empty cells of a spreadsheet are None, of a CSV file the empty text.
 
     Raises:
-        UserError: a missing column (those that are there are named), or another kind of file.
+        UserError: a missing column (those that are there are named), a torn file, or one that is no table.
     """
-    readers = {".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet, ".xlsx": _read_xlsx}
-    if path.suffix not in readers:
-        raise UserError(f"{path}: cannot read '{path.suffix}'; give a file that ends with {', '.join(readers)}")
-    rows: list[dict[str, Any]] = readers[path.suffix](path)
-    for number, row in enumerate(rows, 1):
-        check_columns(row, columns, f"{path} row {number}")
-    return rows
-
-
-def read_rows(path: Path, columns: Sequence[str]) -> list[dict[str, Any]]:
-    """The rows of a .json file that holds one list of objects, or of any file that `read_table` reads."""
-    if path.suffix != ".json":
-        return read_table(path, columns)
-    rows = read_json(path)
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise UserError(f"{path}: expected a list of objects; give JSON of that shape, or JSON Lines")
+    if kind_of(path) not in TABLES:
+        raise UserError(f"{path}: cannot read '{path.suffix}'; give a file that ends with {', '.join(TABLES)}")
+    rows = [row.values for row in stream_rows(path)]
     for number, row in enumerate(rows, 1):
         check_columns(row, columns, f"{path} row {number}")
     return rows
@@ -124,50 +106,4 @@ def check_columns(row: Iterable[str], columns: Sequence[str], where: str) -> Non
     there = list(row)
     missing = [column for column in columns if column not in there]
     if missing:
-        raise UserError(f"{where}: missing column '{missing[0]}' (there are: {', '.join(map(str, there))[:200]})")
-
-
-def _read_csv(path: Path) -> list[dict[str, Any]]:
-    csv.field_size_limit(_LONGEST_CELL)
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as lines:
-            rows = list(csv.DictReader(lines, restval=None, restkey=None))
-    except UnicodeDecodeError as error:
-        raise not_utf8(path, error) from None
-    for number, row in enumerate(rows, 1):
-        if None in row or None in row.values():
-            raise UserError(f"{path} row {number}: another number of cells than the header; mend the quoting")
-    return rows
-
-
-def _read_jsonl(path: Path) -> list[dict[str, Any]]:
-    return list(read_jsonl(path))
-
-
-def _read_parquet(path: Path) -> list[dict[str, Any]]:
-    import polars
-
-    try:
-        return polars.read_parquet(path).to_dicts()
-    except polars.exceptions.ComputeError as error:
-        raise _broken(path, error) from None
-
-
-def _read_xlsx(path: Path) -> list[dict[str, Any]]:
-    import openpyxl
-
-    try:
-        book = openpyxl.load_workbook(path, read_only=True, data_only=True)
-    except (BadZipFile, KeyError) as error:  # KeyError: an archive of other files
-        raise _broken(path, error) from None
-    rows = book.worksheets[0].iter_rows(values_only=True)
-    header = list(next(rows, ()))
-    named = [index for index, cell in enumerate(header) if cell is not None]
-    table = [{str(header[index]): row[index] for index in named if index < len(row)} for row in rows]
-    book.close()
-    return [row for row in table if any(cell is not None for cell in row.values())]
-
-
-def _broken(path: Path, error: Exception) -> UserError:
-    reason = str(error).partition("\n")[0]
-    return UserError(f"{path} is torn, or no {path.suffix} file ({reason}); fetch it again")
+        raise UserError(f"{where}: missing column '{missing[0]}' ({name_columns(there)})")

@@ -50,6 +50,7 @@ from mediflow.curation.scores import describe_judges, read_scores, require_own_j
 from mediflow.curation.semantic import LexicalEncoder, SemanticDuplicates
 from medsmith import run
 from medsmith.blocklists import Blocklist
+from medsmith.code_identity import code_of
 from medsmith.command import run_command
 from medsmith.config import Block, execution
 from medsmith.config import Config as BaseConfig
@@ -62,8 +63,6 @@ from medsmith.spread import spread
 if TYPE_CHECKING:
     import polars
 
-COLUMNS_VERSION = 3
-"""Raised when the same settings begin to give other columns."""
 RARITY_ROWS = 2000
 Column = Literal["task_type", "input_data", "output_format", "difficulty_level"]
 
@@ -177,10 +176,11 @@ def read_columns(
     edits = {row: dict(verdict.edited) for row, verdict in verdicts.items() if verdict.edited}
     near = config.near_duplicates
     about = {
-        "version": COLUMNS_VERSION,
+        "code": code_of(read_part.__module__),
         "inputs": [run.digest(path) for path in (config.generated, *config.more_generated, *config.blocklists)],
         "libraries": [importlib.metadata.version(name) for name in config.libraries],
         "settings": [config.limits.model_dump(), near.shingle_words, near.permutations, config.seed],
+        "signatures": near.threshold is not None,
         "decontamination": config.decontamination.model_dump(exclude=JUDGED_LATER) if blocked.texts else None,
         "semantic": config.semantic.model_dump(exclude={"threshold", "least_concepts"})
         if config.semantic.threshold

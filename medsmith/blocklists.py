@@ -1,12 +1,9 @@
-"""Benchmark files as published (jsonl, json, csv, tsv, xlsx, parquet) → the texts that training rows must not hold."""
+"""Benchmark files as published (tables and texts: row_files.py) → the texts that training rows must not hold."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
+import logging
 import re
-import zipfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,12 +11,13 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from medsmith.digests import VOLATILE_FILES, VOLATILE_FOLDERS
 from medsmith.errors import UserError
-from medsmith.records import read_jsonl
+from medsmith.row_files import TABLES, TEXTS, files_in, stream_rows
 from medsmith.shingles import split_words, text_key
 
-FORMATS = (".jsonl", ".json", ".csv", ".tsv", ".xlsx", ".parquet")
+log = logging.getLogger(__name__)
+
+FORMATS = (*TABLES, *TEXTS)
 
 
 @dataclass(frozen=True)
@@ -83,60 +81,15 @@ def _items(path: Path) -> Iterator[tuple[str, str, list[tuple[str, str]]]]:
     """Each row as (benchmark, place, [(column, text)])."""
     if not path.exists():
         raise UserError(f"no such blocklist: {path}")
-    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if _is_benchmark(file, path))
-    for file in files:
+    for file in [path] if path.is_file() else files_in(path, FORMATS):
         inner = file.relative_to(path).parts if path.is_dir() else ()
         benchmark = inner[0] if len(inner) > 1 else file.stem
-        try:
-            for number, row in enumerate(_rows(file), 1):
-                yield benchmark, f"{'/'.join(inner) or file.name}:{number}", list(_strings("", row))
-        except (OSError, ValueError, KeyError, csv.Error, zipfile.BadZipFile) as error:
-            raise UserError(
-                f"blocklist {file} cannot be read as {file.suffix} ({error}); mend or leave it out"
-            ) from None
-
-
-def _is_benchmark(file: Path, root: Path) -> bool:
-    parts = file.relative_to(root).parts
-    hidden = any(part.startswith(".") for part in parts)
-    volatile = parts[0] in VOLATILE_FOLDERS or file.name in VOLATILE_FILES
-    return file.is_file() and file.suffix.lower() in FORMATS and not hidden and not volatile
-
-
-def _rows(file: Path) -> Iterator[Any]:
-    match file.suffix.lower():
-        case ".jsonl":
-            yield from read_jsonl(file)
-        case ".json":
-            value = json.loads(file.read_text(encoding="utf-8"))
-            # A list of rows, by itself or under `data` (SQuAD); rows by id (PubMedQA); or one object of columns.
-            rows = value.get("data", value) if isinstance(value, dict) else value
-            yield from rows.values() if isinstance(rows, dict) else rows
-        case ".csv" | ".tsv":
-            csv.field_size_limit(2**31 - 1)
-            # Published files are UTF-8 but for single stray bytes, which no comparison needs.
-            text = file.read_bytes().decode("utf-8-sig", errors="replace")
-            yield from csv.DictReader(io.StringIO(text), delimiter="," if file.suffix.lower() == ".csv" else "\t")
-        case ".xlsx":
-            yield from _workbook_rows(file)
-        case _:
-            import polars
-
-            yield from polars.read_parquet(file).iter_rows(named=True)
-
-
-def _workbook_rows(file: Path) -> Iterator[dict[str, Any]]:
-    try:
-        import openpyxl
-    except ImportError:
-        raise UserError(f"{file}: reading xlsx needs openpyxl; pip install 'medsmith[eval]'") from None
-    book = openpyxl.load_workbook(file, read_only=True, data_only=True)
-    for sheet in book.worksheets:
-        rows = sheet.iter_rows(values_only=True)
-        header = [str(name) for name in next(rows, ())]
-        for row in rows:
-            yield dict(zip(header, row, strict=False))
-    book.close()
+        for number, row in enumerate(stream_rows(file, loose=True), 1):
+            if row.fault and path.is_file():
+                raise UserError(f"blocklist {file}: {row.fault}; mend it or leave it out")
+            if row.fault:  # a scanned paper beside the benchmark, say
+                log.warning("blocklist %s: not read: %s", file, row.fault)
+            yield benchmark, f"{'/'.join(inner) or file.name}:{number}", list(_strings("", row.values))
 
 
 def _strings(name: str, value: Any) -> Iterator[tuple[str, str]]:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from medsmith import processes, resumption, run
+from medsmith.code_identity import code_of
 from medsmith.config import Config, identity, load
 from medsmith.display import count_words
 from medsmith.errors import UserError, nearest
@@ -118,8 +119,9 @@ def _tell_replaced(name: str, config: Config) -> None:
     record = run.read_record(config.out)
     if record is None or record["command"] != name or not processes.is_main():
         return
-    told = resumption.differences(record["identity"]["settings"], identity(config))
-    why = "; ".join(told[: resumption.SHOWN]) or "its settings are the same"
+    told = resumption.differences(record["identity"]["settings"], identity(config))[: resumption.SHOWN]
+    code = resumption.code_differences(record["identity"].get("code", {}), code_of(name))
+    why = "; ".join([*told, code] if code else told) or "its settings are the same"
     logging.getLogger(name).warning("%s was finished and is made anew (%s)", config.out, why)
 
 

@@ -1,8 +1,9 @@
 """Digests of files and folders, each file read once.
 
-Kept out of a folder's digest, because they differ between two equal runs: `run.json`, `started.json`,
-`published.json`, `*.log`, `*.partial`, hidden files, and the folders `log/`, `checkpoints/` and `raw/` (a journal
-holds calls in the order in which they ended; what was read from it lies beside it).
+Kept out of the digest of a run's folder, because they differ between two equal runs: `run.json`, `started.json`,
+`published.json`, `README.md`, `*.log`, `*.partial`, and the folders `log/`, `checkpoints/` and `raw/` (a journal holds
+calls in the order in which they ended; what was read from it lies beside it). Of any other folder every file counts.
+Hidden files never do, and nothing reads them.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import os
 import sqlite3
 import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 RECORD = "run.json"
@@ -23,18 +25,36 @@ VOLATILE_FILES = {RECORD, STARTED, "published.json", "README.md"}
 VOLATILE_SUFFIXES = {".log", ".partial"}
 
 
+def files_of(folder: Path) -> Iterator[Path]:
+    """Every file of a folder that may be read, in order of names: links are followed, hidden files left out.
+
+    Of the folder of a run, wherever it lies, what is volatile is left out as well.
+    """
+    above = folder.absolute().parents
+    in_run = any((place / name).is_file() for place in above for name in (RECORD, STARTED))
+    yield from _files_of(folder, in_run, (os.path.realpath(folder),))
+
+
+def _files_of(folder: Path, in_run: bool, above: tuple[str, ...]) -> Iterator[Path]:
+    names = sorted(path.name for path in folder.iterdir())
+    is_run = RECORD in names or STARTED in names
+    in_run = in_run or is_run
+    for name in names:
+        path = folder / name
+        if name[0] == ".":
+            continue
+        if path.is_dir():
+            real = os.path.realpath(path)
+            # A link to a folder above would have no end.
+            if real not in above and not (is_run and name in VOLATILE_FOLDERS):
+                yield from _files_of(path, in_run, (*above, real))
+        elif path.is_file() and not (in_run and (name in VOLATILE_FILES or path.suffix in VOLATILE_SUFFIXES)):
+            yield path
+
+
 def output_digests(folder: Path) -> dict[str, str]:
-    """The digest of every file of a folder that is not volatile, by its relative name."""
-    found = {}
-    for parent, folders, names in os.walk(folder):
-        at_top = parent == str(folder)
-        folders[:] = [name for name in folders if name[0] != "." and not (at_top and name in VOLATILE_FOLDERS)]
-        for name in names:
-            path = Path(parent, name)
-            volatile = name[0] == "." or name in VOLATILE_FILES or path.suffix in VOLATILE_SUFFIXES
-            if not volatile and path.is_file():
-                found[path.relative_to(folder).as_posix()] = file_digest(path)
-    return found
+    """The digest of every file that `files_of` finds, by its relative name."""
+    return {path.relative_to(folder).as_posix(): file_digest(path) for path in files_of(folder)}
 
 
 def file_digest(path: Path) -> str:
@@ -42,18 +62,39 @@ def file_digest(path: Path) -> str:
     status = path.stat()
     changed = max(status.st_mtime_ns, status.st_ctime_ns)
     key = f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}|{status.st_ctime_ns}|{status.st_ino}"
-    memo = _memo(os.environ.get("XDG_CACHE_HOME", ""), os.getpid(), threading.get_ident())
-    with contextlib.suppress(sqlite3.Error):
-        found = memo.execute("SELECT sha256 FROM digests WHERE key = ?", (key,)).fetchone()
-        if found:
-            return str(found[0])
+    if known := _recall(key):
+        return known
     with path.open("rb") as file:
         value = hashlib.file_digest(file, "sha256").hexdigest()
     # A file touched in the last two seconds may change again within one mtime tick: it is not remembered.
     if time.time_ns() - changed > 2_000_000_000:
-        with contextlib.suppress(sqlite3.Error), memo:
-            memo.execute("INSERT OR REPLACE INTO digests VALUES (?, ?)", (key, value))
+        _keep(key, value)
     return value
+
+
+def remembered(key: str, make: Callable[[], str]) -> str:
+    """What `make` makes of something whose whole content `key` names; made once a user."""
+    value = _recall(key)
+    if value is None:
+        value = make()
+        _keep(key, value)
+    return value
+
+
+def _recall(key: str) -> str | None:
+    with contextlib.suppress(sqlite3.Error):
+        found = _opened_memo().execute("SELECT sha256 FROM digests WHERE key = ?", (key,)).fetchone()
+        return str(found[0]) if found else None
+    return None
+
+
+def _keep(key: str, value: str) -> None:
+    with contextlib.suppress(sqlite3.Error), _opened_memo() as memo:
+        memo.execute("INSERT OR REPLACE INTO digests VALUES (?, ?)", (key, value))
+
+
+def _opened_memo() -> sqlite3.Connection:
+    return _memo(os.environ.get("XDG_CACHE_HOME", ""), os.getpid(), threading.get_ident())
 
 
 def cache_folder() -> Path:

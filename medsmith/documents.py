@@ -76,7 +76,7 @@ def text_at(values: dict[str, Any], column: str) -> str:
         return ""
     if isinstance(value, list) and all(isinstance(part, str) for part in value):
         return "\n".join(value)
-    if isinstance(value, list | dict):
+    if isinstance(value, list | dict | bytes):
         raise UserError(f"the column '{column}' holds {type(value).__name__}, not a text; name a column below it")
     return str(value)
 

@@ -1,9 +1,9 @@
 """When a killed training goes on: from its latest whole checkpoint, and only as the training that it was.
 
 What made a checkpoint is noted beside it, in `checkpoints/made_by.json`: the run's identity (settings, digests of data
-and of a base model's folder, versions of libraries) and the digest of every module of ours that the command can import.
-Where anything of it has changed, the same command refuses to start, tells what, and removes nothing: the user puts it
-back, chooses another out=, or starts anew with `--again`. A change of code or libraries alone may be passed over with
+and of a base model's folder, versions of libraries, and the code and files of ours: medsmith/code_identity.py). Where
+anything of it has changed, the same command refuses to start, tells what, and removes nothing: the user puts it back,
+chooses another out=, or starts anew with `--again`. A change of code or libraries alone may be passed over with
 `--resume`, and the run says so in its facts. The commit is told but not compared: it changes with every document.
 
 `base.json` beside a training's checkpoints notes the weights that it began from (a hub id may name others today) and
@@ -12,9 +12,7 @@ the rows of a step over all processes.
 
 from __future__ import annotations
 
-import ast
 import hashlib
-import importlib.util
 import json
 import logging
 import os
@@ -26,7 +24,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medsmith import processes
-from medsmith.digests import file_digest
 from medsmith.errors import UserError
 from medsmith.records import write_json
 
@@ -40,7 +37,6 @@ MADE_BY = "made_by.json"
 BASE = "base.json"
 ACCEPT = "MEDSMITH_RESUME"
 """Set by `--resume`; for a step of a pipeline it is set by hand."""
-OURS = ("medsmith", "mediflow", "experts", "merge_recipes", "align", "eval")
 SHOWN = 6
 MISSING = "nothing"
 
@@ -51,7 +47,7 @@ def note_maker(this: Run) -> None:
     if this.main and not path.is_file():
         from medsmith.run import git_state
 
-        write_json(path, {"identity": this.identity, "code": code_of(this.command), "git": git_state()})
+        write_json(path, {"identity": this.identity, "git": git_state()})
 
 
 def accepted_changes(folder: Path) -> list[str]:
@@ -59,31 +55,32 @@ def accepted_changes(folder: Path) -> list[str]:
     return list((_read(folder / FOLDER / MADE_BY) or {}).get("accepted", []))
 
 
-def check_maker(folder: Path, command: str, wanted: dict[str, Any]) -> bool:
+def check_maker(folder: Path, wanted: dict[str, Any]) -> bool:
     """Whether what the checkpoints of an unfinished run were made by was other, and that was accepted.
 
     Raises:
         UserError: it was other. Nothing has been removed.
     """
+    from medsmith.run import git_state
+
     path = folder / FOLDER / MADE_BY
     made = _read(path)
     if made is None:
         return False
-    code = code_of(command)
-    told = [*differences(made["identity"], wanted), *code_differences(made, code)]
+    told = differences(*({**each, "code": None} for each in (made["identity"], wanted)))
+    if changed := code_differences(made["identity"].get("code", {}), wanted["code"]):
+        commits = [str(git.get("commit", ""))[:8] for git in (made.get("git", {}), git_state())]
+        moved = f" (commit {commits[0]} → {commits[1]})" if all(commits) and commits[0] != commits[1] else ""
+        told.append(f"{changed}{moved}")
     if not told:
         return False
     if not _has_trained(folder / FOLDER):
         path.unlink()  # a setting that was mended before the first checkpoint has nothing to lose
         return False
-    passable = {one.partition(":")[0].partition(".")[0] for one in differences(made["identity"], wanted)} <= {
-        "libraries"
-    }
+    passable = {one.partition(":")[0].partition(".")[0] for one in told} <= {"libraries", "code"}
     if passable and os.environ.get(ACCEPT):
-        from medsmith.run import git_state
-
         accepted = [*made.get("accepted", []), *told]
-        write_json(path, {"identity": wanted, "code": code, "git": git_state(), "accepted": accepted})
+        write_json(path, {"identity": wanted, "git": git_state(), "accepted": accepted})
         return True
     more = [f"and {len(told) - SHOWN} more"] if len(told) > SHOWN else []
     anyway = f", go on all the same with --resume ({ACCEPT}=1 for a pipeline)" if passable else ""
@@ -116,56 +113,12 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def code_differences(made: Mapping[str, Any], code: Mapping[str, str]) -> list[str]:
-    """Our modules that are not what they were, in one entry."""
-    from medsmith.run import git_state
-
-    old = made["code"]
-    changed = [name for name in sorted(old.keys() | code.keys()) if old.get(name) != code.get(name)]
-    if not changed:
-        return []
-    commits = [str(git.get("commit", ""))[:8] for git in (made.get("git", {}), git_state())]
-    told = f" (commit {commits[0]} → {commits[1]})" if all(commits) and commits[0] != commits[1] else ""
+def code_differences(old: Mapping[str, str], new: Mapping[str, str]) -> str:
+    """The modules and files of ours that are not what they were, files first; empty where all are."""
+    changed = [name for name in old.keys() | new.keys() if old.get(name) != new.get(name)]
+    changed.sort(key=lambda name: ("/" not in name, name))
     more = f" and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
-    return [f"code: {', '.join(changed[:SHOWN])}{more}{told}"]
-
-
-def code_of(command: str) -> dict[str, str]:
-    """The digest of every module of ours that a command can import, by the module's name; read, never imported."""
-    waiting, found = [command, "medsmith.training"], dict[str, str]()
-    while waiting:
-        name = waiting.pop()
-        path = None if name in found else _source(name)
-        if path is None:
-            continue
-        found[name] = file_digest(path)
-        waiting += [each for each in _imports(path) if each not in found]
-    return dict(sorted(found.items()))
-
-
-def _imports(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            # `from a import b`: b may be a module as well.
-            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        else:
-            continue
-        yield from (name for name in names if name.partition(".")[0] in OURS)
-
-
-def _source(name: str) -> Path | None:
-    """The file of one of our modules; None where the name is not one."""
-    top, *rest = name.split(".")
-    spec = importlib.util.find_spec(top) if top in OURS else None
-    if spec is None or spec.origin is None:
-        return None
-    place = Path(spec.origin).parent.joinpath(*rest)
-    for path in (place.with_suffix(".py"), place / "__init__.py"):
-        if path.is_file() and (rest or path.name == "__init__.py"):
-            return path
-    return None
+    return f"code: {', '.join(changed[:SHOWN])}{more}" if changed else ""
 
 
 def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

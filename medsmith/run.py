@@ -34,6 +34,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from medsmith import processes
+from medsmith.code_identity import code_of
 from medsmith.config import Config, artefacts, identity
 from medsmith.digests import RECORD, STARTED, combined, file_digest, output_digests
 from medsmith.errors import UserError
@@ -147,7 +148,7 @@ def start(config: Config, command: str) -> Iterator[Run]:
 
 
 def step_identity(command: str, config: Config, unknown: Sequence[Path] = ()) -> dict[str, Any]:
-    """What a step is: command, schema version, settings, digests of inputs, versions of the libraries that matter.
+    """What a step is: command, schema version, settings, digests of inputs, libraries that matter, and our code.
 
     Inputs inside the folders `unknown`, whose content may still change, get None.
     """
@@ -161,10 +162,10 @@ def step_identity(command: str, config: Config, unknown: Sequence[Path] = ()) ->
         "settings": identity(config),
         "inputs": {name: content(path) for name, path in artefacts(config).items()},
         "libraries": _versions(type(config).libraries),
+        "code": code_of(command),
     }
     # As it will be read back, so that the two compare equal.
-    as_read: dict[str, Any] = json.loads(json.dumps(found, default=str))
-    return as_read
+    return dict(json.loads(json.dumps(found, default=str)))
 
 
 def key_of(identity: dict[str, Any]) -> str:
@@ -266,7 +267,7 @@ def _refuse_what_is_not_ours(folder: Path, command: str, config: Config) -> None
 def _refuse_other_training(folder: Path, command: str, wanted: dict[str, Any]) -> None:
     """Refuse to clear the checkpoints of an unfinished training of another identity or code; nothing is removed."""
     tried = read_started(folder)
-    if read_record(folder) is None and tried and tried.get("identity") and check_maker(folder, command, wanted):
+    if read_record(folder) is None and tried and tried.get("identity") and check_maker(folder, wanted):
         _mark(folder, wanted)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from medsmith import run
+from medsmith import resumption, run
 from medsmith.config import artefacts, identity
 from medsmith.pipeline import Pipeline, Step
 
@@ -80,6 +80,8 @@ def differences(old: dict[str, Any], new: dict[str, Any], step: Step, pipeline: 
             yield f"input {name}: {'added' if now else 'removed'}"
         else:
             yield f"input {name} ({_maker(paths[name], pipeline)}): content {was[:12]} -> {now[:12]}"
+    if told := resumption.code_differences(old.get("code", {}), new["code"]):
+        yield told
     was, now = old.get("libraries", {}), new["libraries"]
     for name in sorted({*was, *now}):
         if was.get(name) != now.get(name):

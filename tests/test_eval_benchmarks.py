@@ -16,7 +16,7 @@ from eval.benchmark import COMPOSITE, Item, Repaired, ask, limited, load_benchma
 from eval.metrics import find_metric
 from eval.results import headline, item_score
 from eval.suite import FOLDER, load_suite
-from eval.tables import find_file, read_rows
+from eval.tables import find_file, read_table
 from medsmith.errors import UserError
 from medsmith.records import write_jsonl
 
@@ -192,7 +192,7 @@ def test_the_column_of_ids_is_that_of_the_file(name: str, tmp_path: Path) -> Non
     CASES[name][0](tmp_path)
     benchmark: Any = load_benchmark(name)
     found = benchmark.load(tmp_path, "test")
-    rows = read_rows(find_file(tmp_path, benchmark.FILES["test"], ""), (benchmark.ID_COLUMN,))
+    rows = read_table(find_file(tmp_path, benchmark.FILES["test"], ""), (benchmark.ID_COLUMN,))
     named = [str(row[benchmark.ID_COLUMN]) for row in rows]
 
     assert [item.id for item in found.items] == [one for one in named if one in {item.id for item in found.items}]

@@ -11,7 +11,7 @@ import pytest
 
 from eval.benchmark import Published
 from eval.run import Config
-from eval.tables import file_notes, find_split, read_rows, resolve
+from eval.tables import file_notes, find_split, read_table, resolve
 from medsmith.config import artefacts, identity, load
 from medsmith.errors import UserError
 from medsmith.records import write_json
@@ -76,7 +76,7 @@ def test_a_json_list_is_checked(text: str, said: str, tmp_path: Path) -> None:
     """One object is no list, and every row has the columns."""
     (tmp_path / "x.json").write_text(text)
     with pytest.raises(UserError, match=said):
-        read_rows(tmp_path / "x.json", ("a",))
+        read_table(tmp_path / "x.json", ("a",))
 
 
 def test_an_open_set_may_lie_on_the_hub(tmp_path: Path) -> None:
@@ -132,16 +132,16 @@ def test_a_hub_set_bears_identity_by_its_name_and_a_path_by_its_bytes(tmp_path: 
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("x.xlsx", b"PK torn", "x.xlsx is torn, or no .xlsx file"),
-        ("x.parquet", b"PAR1 torn", "x.parquet is torn, or no .parquet file"),
-        ("x.csv", "ä\n1\n".encode("latin-1"), "x.csv is not UTF-8"),
+        ("x.xlsx", b"PK torn", "x.xlsx after row 0: torn, or no .xlsx file"),
+        ("x.parquet", b"PAR1 torn", "x.parquet: no parquet file"),
+        ("x.csv", "ä\n1\n".encode("latin-1"), "x.csv line 1: not UTF-8"),
     ],
 )
 def test_a_torn_file_is_named(name: str, content: bytes, said: str, tmp_path: Path) -> None:
     """What a broken download leaves is one line, not the reader's own exception."""
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=said):
-        read_rows(tmp_path / name, ("a",))
+        read_table(tmp_path / name, ("a",))
 
 
 def test_several_files_that_fit_are_named(tmp_path: Path) -> None:

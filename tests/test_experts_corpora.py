@@ -110,7 +110,7 @@ def test_licences_reach_the_record(tmp_path: Path) -> None:
     [
         (row("x", "Some words are here now.", license=" "), "row 3: no license for 'x'"),
         ({"id": "x", "title": "", "text": "t", "source": "s"}, "row 3: missing column 'license'"),
-        (row("x", None), "row 3: 'text' is None"),  # type: ignore[arg-type]
+        (row("x", None), "row 3: 'text' is of type NoneType"),  # type: ignore[arg-type]
     ],
 )
 def test_document_without_licence_or_text_is_refused(tmp_path: Path, bad: dict[str, Any], message: str) -> None:

@@ -250,8 +250,8 @@ def test_a_silent_or_broken_blocklist_is_refused(tmp_path: Path) -> None:
     for name, message in (
         ("absent.csv", "no such blocklist"),
         ("short.jsonl", "no new text of 8 words"),
-        ("torn.json", "cannot be read"),
-        ("torn.xlsx", "cannot be read"),
+        ("torn.json", "not valid JSON"),
+        ("torn.xlsx", "no .xlsx file"),
     ):
         with pytest.raises(UserError, match=message) as caught:
             load_blocklists([tmp_path / name], min_words=8)

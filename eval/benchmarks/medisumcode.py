@@ -14,7 +14,7 @@ from typing import Any
 from eval.benchmark import COMPOSITE, Item, Loaded, ask, loaded
 from eval.parsing import parse_codes, valid_code
 from eval.scorers import set_f1
-from eval.tables import file_notes, find_split, read_rows
+from eval.tables import file_notes, find_split, read_table
 from medsmith.errors import UserError
 
 VERSION = 1
@@ -36,7 +36,7 @@ SYSTEM = (
 def load(path: Path, split: str = "test") -> Loaded:
     """Read the letters; a row without text, or without a code, is left out."""
     file = find_split(path, FILES, split, SOURCE)
-    rows = read_rows(file, ("hadm_id", "text", "icd_codes"))
+    rows = read_table(file, ("hadm_id", "text", "icd_codes"))
     dropped: Counter[str] = Counter()
     items = []
     for number, row in enumerate(rows, 1):

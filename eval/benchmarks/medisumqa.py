@@ -13,7 +13,7 @@ from typing import Any
 from eval.benchmark import COMPOSITE, Item, Loaded, Published, ask, loaded
 from eval.parsing import parse_text
 from eval.scorers import rouge
-from eval.tables import check_columns, file_notes, find_split, read_rows
+from eval.tables import check_columns, file_notes, find_split, read_table
 from medsmith.records import content_id
 
 VERSION = 1
@@ -37,7 +37,7 @@ SYSTEM = (
 def load(path: Path, split: str = "test") -> Loaded:
     """Read the questions; those on one letter are a group; a row without letter, question or answer is left out."""
     file = find_split(path, FILES, split, SOURCE)
-    rows = read_rows(file, ("Question", "Answer"))
+    rows = read_table(file, ("Question", "Answer"))
     dropped: Counter[str] = Counter()
     items = []
     for number, row in enumerate(rows, 1):

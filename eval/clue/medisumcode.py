@@ -14,7 +14,7 @@ from eval.benchmark import COMPOSITE, Item, Loaded
 from eval.benchmarks import medisumcode as strict
 from eval.clue.protocol import TWICE, first_counts_twice, prompted, shots_from_test
 from eval.parsing import valid_code
-from eval.tables import find_split, read_rows
+from eval.tables import find_split, read_table
 
 VERSION = 1
 METRIC = COMPOSITE
@@ -29,7 +29,7 @@ CODE = re.compile(r"\b[A-TV-Z][0-9]{2}(?:\.?[0-9A-Z]{1,4})?\b")
 def load(path: Path, split: str = "test") -> Loaded:
     """The letters of the strict benchmark, with the codes as the file has them, repeats included."""
     found = prompted(strict.load(path, split), "medisumcode", _fields, averaging=TWICE)
-    rows = read_rows(find_split(path, strict.FILES, split, SOURCE), ("hadm_id", "icd_codes"))
+    rows = read_table(find_split(path, strict.FILES, split, SOURCE), ("hadm_id", "icd_codes"))
     codes = {str(row["hadm_id"]): [str(entry["code"]) for entry in row["icd_codes"]] for row in rows}
     items = [
         replace(item, gold=f"ICD-10 Codes: {', '.join(codes[item.id])}", truth=codes[item.id]) for item in found.items

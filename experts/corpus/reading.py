@@ -12,13 +12,13 @@ from experts.corpus.bulk import BULK
 from experts.corpus.known import Known, known_on_hub, load_known
 from experts.corpus.licences import Licences
 from experts.corpus.tables import atc, icd10cm, icd10cm_lines
-from medsmith.digests import VOLATILE_FILES, VOLATILE_FOLDERS
+from medsmith.digests import files_of
 from medsmith.documents import text_at, value_at
 from medsmith.errors import UserError
 from medsmith.hub import is_licence
 from medsmith.hub_data import DATA_FILES, HUB_DATA, Fetch, resolve
 from medsmith.records import Document, content_id
-from medsmith.row_files import TABLES, TEXTS, Row, kind_of, stream_rows
+from medsmith.row_files import TABLES, TEXTS, Row, kind_of, name_columns, stream_rows, tell_unread
 
 if TYPE_CHECKING:
     from experts.corpora import Config
@@ -107,7 +107,7 @@ def _pinned(name: str, known: Known) -> str:
 def find_files(root: Path, patterns: Sequence[str] = ()) -> list[Path]:
     """The files of a corpus in order: the file itself; of a folder those of a pattern, or all of the first kind there.
 
-    Tables come before texts, so that a LICENSE.txt beside a table is no document.
+    Tables come before texts, so that a LICENSE.txt beside a table is no document. What is not read is told.
 
     Raises:
         UserError: nothing there, or nothing that can be read.
@@ -117,21 +117,19 @@ def find_files(root: Path, patterns: Sequence[str] = ()) -> list[Path]:
     if not root.is_dir():
         hint = f"; of a data set on the hub say which revision: {root}@COMMIT" if len(root.parts) == 2 else ""
         raise UserError(f"no such file or folder: {root}{hint}")
-    for pattern in patterns:
-        if found := sorted(path for path in root.glob(pattern) if path.is_file()):
-            return found
+    there = list(files_of(root))
     if patterns:
-        raise UserError(f"{root} holds no {' or '.join(patterns)}; name its files by files=[...]")
-    there = sorted(path for path in root.rglob("*") if _is_ours(path.relative_to(root)) and path.is_file())
-    for kinds in (*((kind,) for kind in (*TABLES, *BULK)), TEXTS):
-        if found := [path for path in there if kind_of(path) in kinds]:
-            return found
-    raise UserError(f"{root} holds no file that can be read; {', '.join((*TABLES, *TEXTS))} are")
-
-
-def _is_ours(name: Path) -> bool:
-    hidden = any(part.startswith(".") for part in name.parts)
-    return not hidden and name.name not in VOLATILE_FILES and name.parts[0] not in VOLATILE_FOLDERS
+        chosen = (sorted(set(there).intersection(root.glob(pattern))) for pattern in patterns)
+        fault = f"{root} holds no {' or '.join(patterns)}; name its files by files=[...]"
+    else:
+        kinds = (*((kind,) for kind in (*TABLES, *BULK)), TEXTS)
+        chosen = ([path for path in there if kind_of(path) in kind] for kind in kinds)
+        fault = f"{root} holds no file that can be read; {', '.join((*TABLES, *TEXTS))} are"
+    found = next(filter(None, chosen), None)
+    if not found:
+        raise UserError(fault)
+    tell_unread(root, set(there) - set(found))
+    return found
 
 
 class LicenceTable:
@@ -210,7 +208,7 @@ class _File:
             self._check_named(row)
         for name in self._own:
             if name in values and not isinstance(values[name], str):
-                raise UserError(f"{self._where(row)}: '{name}' is {values[name]!r}, not a text")
+                raise UserError(f"{self._where(row)}: '{name}' is of type {type(values[name]).__name__}, not a text")
             if name not in values and name in self._needed:
                 _check(values, [name], self._where(row))
         text = text_at(values, columns["text"])
@@ -253,6 +251,6 @@ def _check(values: Iterable[str], columns: Sequence[str], where: str) -> None:
     for column in columns:
         if column not in there:
             raise UserError(
-                f"{where}: missing column '{column}' (there are: {', '.join(map(str, there))[:200]}); say what it is "
-                f"called, e.g. columns.text=NAME"
+                f"{where}: missing column '{column}' ({name_columns(there)}); say what it is called, e.g. "
+                "columns.text=NAME"
             )
