@@ -11,7 +11,7 @@ printed, and written as plan.json into a folder beside `out`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -27,13 +27,14 @@ from medsmith.config import execution
 from medsmith.errors import UserError
 from medsmith.intervals import Interval, Z, wilson
 from medsmith.llm import TeacherConfig
+from medsmith.prices import extra_calls
 from medsmith.records import write_json
+from medsmith.replies import read_usage
 
 CHARACTERS_PER_TOKEN = 4
 # The paper's means (its figures 7 to 9), in tokens.
 INSTRUCTION_TOKENS, INPUT_TOKENS, OUTPUT_TOKENS = 301, 76, 79
 TAG_TOKENS = 15
-ASSUMED_EXTRA_CALLS = 0.1
 ASSUMED_TOKENS_PER_SECOND, ASSUMED_START_SECONDS = 60.0, 1.0
 SAMPLE = 300
 COUNTED_CALLS = 100_000
@@ -64,10 +65,13 @@ class Config(mediflow.generate.Config):
 
 @dataclass(frozen=True)
 class PerCall:
-    """What one call takes. `calls` is how many a pilot had, 0 where this is assumed; `extra` calls for each planned."""
+    """What one call takes. `calls` is how many a pilot had, 0 where this is assumed; `extra` calls for each planned.
 
-    prompt_tokens: Interval
-    completion_tokens: Interval
+    The tokens are None where the pilot's endpoint did not tell them.
+    """
+
+    prompt_tokens: Interval | None
+    completion_tokens: Interval | None
     seconds: Interval
     extra: Interval
     calls: int
@@ -75,12 +79,12 @@ class PerCall:
 
 @dataclass(frozen=True)
 class TeacherPlan:
-    """One teacher's part of the run; no cost where its price is not known."""
+    """One teacher's part of the run; None is unknown: tokens not told by a pilot, money without price or tokens."""
 
     teacher: str
     calls: Interval
-    prompt_tokens: Interval
-    completion_tokens: Interval
+    prompt_tokens: Interval | None
+    completion_tokens: Interval | None
     hours: Interval
     cost: Interval | None
     pilot_calls: int
@@ -137,14 +141,14 @@ def make_plan(config: Config) -> dict[str, Any]:
     records = round(sum(call.wanted for call in counted) / len(counted) * calls.planned)
     pilot = list(read_pilot(config.out / "raw" / "calls.jsonl"))
     shares = sum(teacher.share for teacher in config.teachers)
-    parts = []
+    parts, disk_tokens = [], 0.0
     for teacher in config.teachers:
         own = [row for row in pilot if row["teacher"] == teacher.name]
-        per_call = from_pilot(own) if own else assumed(config, lengths)
+        assumption = assumed(config, lengths)
+        per_call = from_pilot(own) if own else assumption
         parts.append(plan_teacher(config, teacher, calls.planned * teacher.share / shares, per_call))
-    prompt, completion = (
-        _sum(getattr(part, name) for part in parts) for name in ("prompt_tokens", "completion_tokens")
-    )
+        for name in ("prompt_tokens", "completion_tokens"):
+            disk_tokens += parts[-1].calls.value * (getattr(per_call, name) or getattr(assumption, name)).value
     cells = {
         (c.task_type, c.document_type, c.section, c.output_format, c.difficulty) for c in (x.cell for x in counted)
     }
@@ -156,7 +160,7 @@ def make_plan(config: Config) -> dict[str, Any]:
         "cells": len(cells),
         "cells_counted_in": len(counted),
         "prompt_characters": round(sum(lengths) / len(lengths)),
-        "disk_bytes": disk_bytes(config, records, prompt, completion),
+        "disk_bytes": disk_bytes(config, records, disk_tokens),
         "teachers": parts,
     }
 
@@ -164,18 +168,19 @@ def make_plan(config: Config) -> dict[str, Any]:
 def plan_teacher(config: Config, teacher: TeacherConfig, planned: float, per_call: PerCall) -> TeacherPlan:
     """What `planned` calls of one teacher take, repairs and refills added."""
     calls = Interval(*(planned * (1 + part) for part in per_call.extra))
-    prompt = _product(calls, per_call.prompt_tokens)
-    completion = _product(calls, per_call.completion_tokens)
+    prompt = completion = cost = None
+    if per_call.prompt_tokens is not None and per_call.completion_tokens is not None:
+        prompt = _product(calls, per_call.prompt_tokens)
+        completion = _product(calls, per_call.completion_tokens)
     busy = _product(calls, per_call.seconds)
     hours = [part / teacher.concurrency / 3600 for part in busy]
     if teacher.requests_per_minute is not None:
         starts = [part / teacher.requests_per_minute / 60 for part in calls]
         hours = [max(pair) for pair in zip(hours, starts, strict=True)]
-    if teacher.tokens_per_minute is not None:
+    if teacher.tokens_per_minute is not None and prompt is not None and completion is not None:
         tokens = [sum(pair) / teacher.tokens_per_minute / 60 for pair in zip(prompt, completion, strict=True)]
         hours = [max(pair) for pair in zip(hours, tokens, strict=True)]
-    cost = None
-    if (price := teacher.token_price) is not None:
+    if (price := teacher.token_price) is not None and prompt is not None and completion is not None:
         bounds = zip(prompt, completion, strict=True)
         cost = Interval(*(price.cost(round(p), round(c), batch=config.engine == "batch") for p, c in bounds))
     return TeacherPlan(teacher.name, calls, prompt, completion, Interval(*hours), cost, per_call.calls)
@@ -191,7 +196,7 @@ def assumed(config: Config, prompt_characters: Sequence[int]) -> PerCall:
         mean([characters / CHARACTERS_PER_TOKEN for characters in prompt_characters]),
         Interval(completion, completion, completion),
         Interval(seconds, seconds, seconds),
-        Interval(ASSUMED_EXTRA_CALLS, 0.0, 2 * ASSUMED_EXTRA_CALLS),
+        Interval(extra_calls(config), 0.0, 2 * extra_calls(config)),
         0,
     )
 
@@ -201,9 +206,11 @@ def from_pilot(rows: Sequence[dict[str, Any]]) -> PerCall:
     extra = sum(_is_extra(row["about"]) for row in rows)
     # Extra calls for each planned one, from their share of all.
     odds = Interval(*(part / max(1 - part, 1 / len(rows)) for part in wilson(extra, len(rows))))
+    # A prompt has tokens: an endpoint that tells none of them, or 0, does not tell its usage.
+    used = [used for row in rows if (used := read_usage(row["usage"])) is not None]
     return PerCall(
-        mean([row["usage"].get("prompt_tokens", 0) for row in rows]),
-        mean([row["usage"].get("completion_tokens", 0) for row in rows]),
+        mean([one.prompt for one in used]) if used else None,
+        mean([one.completion for one in used]) if used else None,
         mean([row["seconds"] for row in rows]),
         odds,
         len(rows),
@@ -233,10 +240,10 @@ def mean(values: Sequence[float]) -> Interval:
     return Interval(value, max(0.0, value - half), value + half)
 
 
-def disk_bytes(config: Config, records: int, prompt: Interval, completion: Interval) -> int:
+def disk_bytes(config: Config, records: int, tokens: float) -> int:
     """What journal, rows, ledger and facts will take: the texts, and what stands around them."""
     calls = records / (config.per_call * config.most_examples)
-    journal = CHARACTERS_PER_TOKEN * (prompt.value + completion.value) + calls * JOURNAL_BYTES
+    journal = CHARACTERS_PER_TOKEN * tokens + calls * JOURNAL_BYTES
     rows = records * (CHARACTERS_PER_TOKEN * (INSTRUCTION_TOKENS + INPUT_TOKENS + OUTPUT_TOKENS) + ROW_BYTES)
     facts = 0 if config.grounding == "none" or config.passages else records / config.per_call * FACTS_BYTES
     return round(journal + rows + records * LEDGER_BYTES + facts)
@@ -263,11 +270,11 @@ def show(plan: dict[str, Any], config: Config) -> None:
         table.add_column(part.teacher, justify="right")
     for label, name, form in ROWS:
         values = [getattr(part, name) for part in parts]
-        table.add_row(label, *("price not known" if one is None else say(one, form) for one in values))
+        table.add_row(label, *("unknown" if one is None else say(one, form) for one in values))
     costs = [part.cost for part in parts]
     if len(parts) > 1:
         total = sum(cost.value for cost in costs if cost)
-        table.caption = f"money together {total:,.2f}" + ("" if all(costs) else ", without those of unknown price")
+        table.caption = f"money together {total:,.2f}" + ("" if all(costs) else ", without those that are unknown")
     console.print(table)
     for part in parts:
         console.print(f"{part.teacher}: {rests_on(part, config)}", markup=False)
@@ -292,12 +299,14 @@ def say(number: Interval, form: str) -> str:
 def rests_on(part: TeacherPlan, config: Config) -> str:
     """Where the numbers come from, in one line."""
     if part.pilot_calls:
-        return f"as {part.pilot_calls:,} calls of {config.out / 'raw'} went; bounds are 95 % intervals of the means"
+        went = f"as {part.pilot_calls:,} calls of {config.out / 'raw'} went; bounds are 95 % intervals of the means"
+        told = "; its endpoint tells no usage, so tokens and money are unknown" if part.prompt_tokens is None else ""
+        return went + told
     return (
         f"prompts rendered, {CHARACTERS_PER_TOKEN} characters a token; replies as long as the paper's (tokens: "
         f"instruction {INSTRUCTION_TOKENS}, input {INPUT_TOKENS}, output {OUTPUT_TOKENS}); assumed are "
         f"{ASSUMED_TOKENS_PER_SECOND:.0f} tokens/s after {ASSUMED_START_SECONDS:.0f} s and up to "
-        f"{2 * ASSUMED_EXTRA_CALLS:.0%} further calls; a run of some hundred calls into the same folder says more"
+        f"{2 * extra_calls(config):.0%} further calls; a run of some hundred calls into the same folder says more"
     ).replace("%", " %")
 
 
@@ -315,10 +324,6 @@ def _named(part: TeacherPlan) -> dict[str, Any]:
 def _characters(calls: Calls, call: Call) -> int:
     """The length of a call's prompt."""
     return sum(len(message["content"]) for message in calls.request(call, calls.material(call)).messages)
-
-
-def _sum(intervals: Iterable[Interval]) -> Interval:
-    return Interval(*(sum(parts) for parts in zip(*intervals, strict=True)))
 
 
 def _product(left: Interval, right: Interval) -> Interval:

@@ -15,7 +15,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from medsmith.config import artefacts
+from medsmith.llm import is_loopback
 from medsmith.pipeline import Pipeline, Step
+from medsmith.prices import extra_calls
 from medsmith.sizes import Benchmark, Size, Sizes
 
 NOTHING = Size.model_validate({"from": "nothing is known of it"})
@@ -34,8 +36,8 @@ class Work:
     written: float = 0
     prompt: float = 0
     completion: float = 0
-    price: tuple[float, float] | None = None
-    """Of a million prompt and completion tokens of paid calls; None where it is not known."""
+    cost: float | None = 0.0
+    """Of paid calls, in the currency of their prices; None where one is not known."""
     kept: float = 0
     """Bytes on disk when it is finished."""
     scratch: float = 0
@@ -52,12 +54,6 @@ class Work:
         reading = self.read * 2 * (model.parameters + attention)
         writing = self.written * 2 * model.parameters
         return (training / gpu.mfu + reading / gpu.mfu + writing / gpu.writing_mfu) / (gpu.tflops * 1e12 * 3600)
-
-    @property
-    def cost(self) -> float:
-        """Of paid calls, in the currency of the price."""
-        prompt, completion = self.price or (0.0, 0.0)
-        return (self.prompt * prompt + self.completion * completion) / 1e6
 
 
 @dataclass(frozen=True)
@@ -110,13 +106,26 @@ def _corpora(view: View) -> Work:
 
 
 def _calls(view: View, calls: float, document_tokens: float = 0, samples: int = 1) -> Work:
-    """Calls of a paid teacher; several samples of a call share its prompt."""
-    own, price = view.own, view.config.teacher.token_price
-    prompt, completion = calls * own.prompt_tokens + document_tokens, calls * own.completion_tokens * samples
-    prices = None if price is None else (price.prompt_per_million, price.completion_per_million)
-    how = f"{count(calls)} calls of {count(prompt / max(1, calls))} + {count(completion / max(1, calls))} tokens"
+    """Calls of paid teachers with their repairs, as mediflow.plan prices them; samples of a call share its prompt."""
+    own, config = view.own, view.config
+    teachers = [one for one in (config.teacher, *getattr(config, "more_teachers", ())) if one is not None]
+    if not teachers:
+        return Work()
+    more = 1 + extra_calls(config)
+    prompt = more * (calls * own.prompt_tokens + document_tokens)
+    completion = more * calls * own.completion_tokens * samples
+    cost: float | None = 0.0
+    for teacher in teachers:
+        part = teacher.share / sum(one.share for one in teachers)
+        if (price := teacher.token_price) is not None and cost is not None:
+            cost += price.cost(part * prompt, part * completion, batch=config.engine == "batch")
+        elif teacher.base_url is not None and not is_loopback(teacher.base_url):
+            cost = None
+    each = more * max(1, calls)
+    how = f"{count(more * calls)} calls of {count(prompt / each)} + {count(completion / each)} tokens"
+    how += ", repairs included" if more > 1 else ""
     kept = (prompt + 2 * completion) * view.sizes.bytes_per_token
-    return Work(prompt=prompt, completion=completion, price=prices, kept=kept, how=how)
+    return Work(prompt=prompt, completion=completion, cost=cost, kept=kept, how=how)
 
 
 def _prepare(view: View) -> Work:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field
 
@@ -15,6 +16,9 @@ SHIPPED = Path(__file__).with_name("prices.yml")
 SNAPSHOT = re.compile(r"(?:-\d{4}-\d{2}-\d{2}|-\d{8}|-latest|@.*)$")
 """What is put behind a model's name to mean its state of one day; it costs what the model costs."""
 
+EXTRA_CALLS = 0.1
+"""Of the planned calls, so many more: repairs, second tries, refills. Assumed where no pilot tells; up to twice it."""
+
 
 class Price(Block):
     """What the teacher costs, in any currency, per million tokens."""
@@ -25,7 +29,7 @@ class Price(Block):
     date: str | None = Field(None, description="when the price was looked up")
     source: str | None = Field(None, description="where")
 
-    def cost(self, prompt_tokens: int, completion_tokens: int, *, batch: bool = False) -> float:
+    def cost(self, prompt_tokens: float, completion_tokens: float, *, batch: bool = False) -> float:
         """What so many tokens cost."""
         cost = (prompt_tokens * self.prompt_per_million + completion_tokens * self.completion_per_million) / 1e6
         return cost * self.batch_factor if batch else cost
@@ -48,6 +52,11 @@ def find_price(model: str, file: Path | None = None) -> Price | None:
             except (UserError, AttributeError) as error:
                 raise UserError(f"{where}, '{name}': {error}") from None
     return None
+
+
+def extra_calls(config: Any) -> float:
+    """Further calls for each that the settings of a command plan; none where they ask for no repair and no refill."""
+    return EXTRA_CALLS if getattr(config, "repair", True) or getattr(config, "refills", 0) else 0.0
 
 
 def no_price(model: str, file: Path | None = None) -> str:

@@ -80,11 +80,12 @@ def _cost_remarks(works: Mapping[str, Work], sizes: Sizes) -> Iterator[str]:
 
 def _amounts(work: Work, sizes: Sizes) -> tuple[float, ...]:
     passes = work.trained + work.read + work.written
-    return work.hours(sizes), passes, work.prompt + work.completion, work.cost, work.kept
+    return work.hours(sizes), passes, work.prompt + work.completion, work.cost or 0.0, work.kept
 
 
 def _cost_row(name: str, work: Work, sizes: Sizes) -> tuple[str, ...]:
-    return _cost_cells(name, _amounts(work, sizes), work.how)
+    unknown = ": what it costs is unknown, its price is" if work.cost is None else ""
+    return _cost_cells(name, _amounts(work, sizes), work.how + unknown)
 
 
 def _cost_cells(name: str, amounts: Sequence[float], how: str) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,9 +13,11 @@ from mediflow.generate import open_source, taxonomy_of
 from mediflow.generation.calls import Calls
 from mediflow.plan import Config, by_rows, from_pilot, main, make_plan, over_budget, read_pilot, say
 from medsmith.config import load
+from medsmith.costs import COMMANDS, View
 from medsmith.errors import UserError
 from medsmith.intervals import Interval
 from medsmith.records import read_json
+from medsmith.sizes import Sizes
 
 PRICE = {"prompt_per_million": 2.0, "completion_per_million": 10.0, "batch_factor": 0.5}
 TEACHER = {"base_url": "http://127.0.0.1:9/v1", "model": "m", "concurrency": 10, "price": PRICE}
@@ -86,7 +89,7 @@ def test_a_pilot_takes_the_place_of_assumptions(tmp_path: Path) -> None:
     found = list(read_pilot(tmp_path / "run" / "raw" / "calls.jsonl"))
     assert len(found) == 8
     per_call = from_pilot(found)
-    assert per_call.prompt_tokens.value == 100
+    assert per_call.prompt_tokens is not None and per_call.prompt_tokens.value == 100
     assert per_call.prompt_tokens.high - 100 == pytest.approx(1.96 * (800 / 7) ** 0.5 / 8**0.5, rel=1e-3)
     assert per_call.completion_tokens == (50, 50, 50)
     assert per_call.extra.value == pytest.approx(2 / 6)
@@ -95,6 +98,41 @@ def test_a_pilot_takes_the_place_of_assumptions(tmp_path: Path) -> None:
     assert part.pilot_calls == 8
     assert part.calls.value == pytest.approx(100 * 8 / 6)
     assert part.hours.value == pytest.approx(100 * 8 / 6 * 2 / 10 / 3600)
+
+
+def test_a_pilot_at_an_endpoint_without_usage_leaves_tokens_and_money_unknown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither nothing nor 0 is a usage; where some calls tell theirs, those count. Hours are known all the same."""
+    rows = [{"usage": usage, "seconds": 2.0} for usage in ({}, {"prompt_tokens": 0, "completion_tokens": 0}) * 4]
+    pilot(tmp_path / "run", rows)
+    [part] = make_plan(settings(tmp_path / "run"))["teachers"]
+    assert (part.prompt_tokens, part.completion_tokens, part.cost) == (None, None, None)
+    assert part.hours.value > 0
+    plan = read_json(main(settings(tmp_path / "run")) / "plan.json")
+    assert plan["teachers"][0]["cost"] is None and plan["disk_bytes"] > 0
+    said = capsys.readouterr().out
+    assert "unknown" in said and "tells no usage" in said
+    told = {"usage": {"prompt_tokens": 90, "completion_tokens": 50}, "seconds": 2.0, "about": {}}
+    assert from_pilot([{"about": {}, **row} for row in rows] + [told]).prompt_tokens == (90, 90, 90)
+
+
+@pytest.mark.parametrize("engine", ["local", "batch"])
+@pytest.mark.parametrize("more", [{}, {"repair": False, "refills": 0}, {"more_teachers": [{**TEACHER, "model": "o"}]}])
+def test_medsmith_plan_prices_a_run_as_mediflow_plan_does(tmp_path: Path, engine: str, more: dict[str, Any]) -> None:
+    """Of the same calls, tokens and settings: batch factor, repairs and refills, shares."""
+    config = settings(tmp_path / "run", engine=engine, **more)
+    plan = make_plan(config)
+    once = plan["teachers"][0].calls.value
+    size = {
+        "prompt_tokens": plan["teachers"][0].prompt_tokens.value / once,
+        "completion_tokens": plan["teachers"][0].completion_tokens.value / once,
+        "from": "the other plan",
+    }
+    sizes = Sizes.model_validate({"model": {"parameters": 1, "layers": 1, "hidden": 1}, "steps": {"generate": size}})
+    step: Any = SimpleNamespace(name="generate", config=config)
+    work = COMMANDS["mediflow.generate"](View(step, sizes))
+    assert work.cost == pytest.approx(sum(part.cost.value for part in plan["teachers"]), rel=1e-4)
 
 
 def test_the_command_prints_and_writes_and_leaves_the_run_alone(

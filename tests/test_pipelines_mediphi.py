@@ -103,7 +103,6 @@ def test_hours_are_those_of_a_pencil() -> None:
     long = sizes.model_copy(update={"block": 1_000_000_000})
     assert Work(trained=million).hours(long) == pytest.approx(240 / 3600, rel=1e-6)
     assert Work(trained=million, span=1).hours(long) == pytest.approx(120 / 3600, rel=1e-6)
-    assert Work(prompt=2e6, completion=1e6, price=(2.5, 10.0)).cost == pytest.approx(15.0)
 
 
 def test_costs_of_the_chain_by_hand(chain: Pipeline) -> None:
@@ -122,10 +121,11 @@ def test_costs_of_the_chain_by_hand(chain: Pipeline) -> None:
     assert (works["dpo"].trained, works["dpo"].read) == (130_852 * 2 * 476, 130_852 * 2 * 476)
     assert works["merge-breadcrumbs"].read == 500 * 12 * 1200 * 450
     assert works["slerp-medcode"].read == 3 * 12 * 1200 * 450
-    assert works["generate"].completion == 70_000 * (10 * (301 + 3.5 * (76 + 79)))
-    assert works["prepare-clinical"].prompt == 321e3 * 150 + 250e6
-    assert works["prepare-clinical"].cost == pytest.approx(((321e3 * 150 + 250e6) * 2.5 + 321e3 * 250 * 10) / 1e6)
-    assert works["judge"].completion == 700e3 * 5 * 300
+    # A tenth more calls are repairs.
+    assert works["generate"].completion == pytest.approx(1.1 * 70_000 * (10 * (301 + 3.5 * (76 + 79))))
+    assert works["prepare-clinical"].prompt == pytest.approx(1.1 * (321e3 * 150 + 250e6))
+    assert works["prepare-clinical"].cost == pytest.approx(1.1 * ((321e3 * 150 + 250e6) * 2.5 + 321e3 * 250 * 10) / 1e6)
+    assert works["judge"].completion == pytest.approx(1.1 * 700e3 * 5 * 300)
     assert works["train-pubmed"].kept == 2 * 3.82e9 and works["train-pubmed"].scratch == 12 * 3.82e9 + 4 * 48.0e9
     assert works["report"] == Work()
 
@@ -206,7 +206,7 @@ def costs_table(chain: Pipeline) -> str:
         parts = [works[step] for step in steps]
         hours = sum(part.hours(chain.sizes) for part in parts)
         passes = sum(part.trained + part.read + part.written for part in parts)
-        paid, cost = sum(part.prompt + part.completion for part in parts), sum(part.cost for part in parts)
+        paid, cost = sum(part.prompt + part.completion for part in parts), sum(part.cost or 0 for part in parts)
         cells = [f"{hours:,.1f}" if hours else "", count(passes) if passes else ""]
         cells += [count(paid) if paid else "", f"{cost:,.0f}" if cost else ""]
         lines.append(f"| {what} | {' | '.join(cells)} |")
