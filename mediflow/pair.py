@@ -24,7 +24,7 @@ from mediflow.curation.card import write_pair_card
 from mediflow.pairing.flaws import RULES, apply_rule, load_error_types
 from mediflow.pairing.lengths import Balance, balance_lengths, summarise_lengths
 from mediflow.pairing.plan import Slot, plan_folder
-from mediflow.pairing.proof import CLAIMS_ERROR, Proof, prove
+from mediflow.pairing.proof import CLAIMS_ERROR, SHOWN_WRONG, Proof, find_type, is_formatting, prove
 from mediflow.pairing.reading import find_flaw, fold, read_answer
 from mediflow.prompt import render
 from mediflow.teacher import MODEL as SIMULATED
@@ -72,7 +72,8 @@ class Config(BaseConfig):
     max_tokens: int = Field(4096, ge=1, description="the longest flawed answer")
     require_proof: bool = Field(
         True,
-        description="where the facts are known, a flaw that claims to be a false statement must contradict them",
+        description="where the facts are known, a flaw that claims to be a false statement must contradict them or the "
+        "chosen answer",
     )
     balance: Balance = Balance()
     title: str = Field("Synthetic clinical preference pairs", description="the data set's name on its card")
@@ -292,11 +293,15 @@ def read_flaw(row: Instruction, error_type: str, text: str | None, config: Confi
     if reason is None:
         facts = truth.get(row.id)
         proof = prove(row, answer, facts)
-        if config.require_proof and facts is not None and error_type in CLAIMS_ERROR and proof.kind == "differs":
+        claimed = error_type in CLAIMS_ERROR and proof.kind not in SHOWN_WRONG
+        if claimed and is_formatting(row, answer):
+            reason = "formatting_alone"
+        elif claimed and config.require_proof and facts is not None:
             reason = "not_proven_wrong"
         else:
-            pair = replace(row, id=content_id(row.id, error_type, answer), rejected_output=answer)
-            return Flawed(replace(pair, error_type=error_type), proof)
+            found = find_type(error_type, proof)
+            pair = replace(row, id=content_id(row.id, found, answer), rejected_output=answer, error_type=found)
+            return Flawed(pair, proof)
     return Failure(row, error_type, reason, answer)
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import random
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mediflow.checking.checks import CHECKS, Checked, check_example, check_vocabulary
 from mediflow.checking.codes import as_icd10cm, icd10cm_codes
@@ -58,6 +61,28 @@ def test_what_does_not_stand_in_the_input_is_a_fault() -> None:
     assert check_example(NER, "json", INPUT, entities(("gout", 0, 4))).faults == ["'gout' does not stand in the input"]
     assert check_example(NER, "plain_text", INPUT, "fever; gout").faults == ["'gout' does not stand in the input"]
     assert check_example(NER, "plain_text", INPUT, "est pa; ou").faults != []
+
+
+@given(seed=st.integers(0, 10**6), starts=st.lists(st.one_of(st.none(), st.integers(0, 400)), min_size=1, max_size=5))
+@settings(max_examples=60, deadline=None, derandomize=True)
+def test_entities_get_one_place_each(seed: int, starts: list[int | None]) -> None:
+    """Whatever offsets are given, or none: gold that is accepted names no span twice."""
+    rng = random.Random(seed)
+    words = [rng.choice(["fever", "chills", "rest", "and", "then"]) for _ in range(40)]
+    document = " ".join(words)
+    given: list[dict[str, Any]] = [{"text": "fever", "label": "symptom"} for _ in starts]
+    for one, start in zip(given, starts, strict=True):
+        one |= {} if start is None else {"start": start, "end": start + 5}
+    checked = check_example(NER, "json", document, json.dumps({"entities": given}))
+    spans = [(one["start"], one["end"]) for one in json.loads(checked.output)["entities"] if "start" in one]
+    if words.count("fever") >= len(starts):
+        assert not checked.faults and len(set(spans)) == len(starts)
+        assert all(document[start:end] == "fever" for start, end in spans)
+    else:
+        assert checked.faults
+    # Another label is another entity, which may share a span.
+    labels = [{"text": "fever", "label": label, "start": 0, "end": 5} for label in ("symptom", "sign")]
+    assert not check_example(NER, "json", "fever", json.dumps({"entities": labels})).faults
 
 
 def test_json_is_taken_out_of_prose_and_missing_offsets_are_found() -> None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mediflow.clinic.patients import draw_patients
-from mediflow.pairing.proof import prove
+from mediflow.pair import Config, Flawed, read_flaw
+from mediflow.pairing.proof import CLAIMS_ERROR, KEEPS_CONTENT, is_formatting, prove
 from medsmith.records import Instruction
 
 PATIENT = draw_patients(0, 1)[0]
@@ -47,6 +52,15 @@ def test_the_same_in_other_words_only_differs() -> None:
         ('{"label": "ENTAILMENT"}', '{"label": "CONTRADICTION"}', "other_answer"),
         ('{"label": "ENTAILMENT"}', '{ "label":"Entailment" }', "differs"),
         ("3", "5", "other_answer"),
+        ("3", "3/5", "differs"),
+        ("A", "B", "other_answer"),
+        ("A) Aspirin", "B) Aspirin", "other_answer"),
+        ("ENTAILMENT", "not entailment", "other_answer"),
+        ("Cardiology", "Cardiology department", "differs"),
+        ("B) Colchicine", "B", "differs"),
+        ("B) Colchicine", "Colchicine", "differs"),
+        ("B) Colchicine", "C) Colchicine", "other_answer"),
+        ('{"sentence": 9, "fixed": "no fever"}', '{"sentence": 11, "fixed": "no fever"}', "other_answer"),
     ],
 )
 def test_another_label_is_another_answer(good: str, bad: str, kind: str) -> None:
@@ -63,9 +77,44 @@ def test_a_long_answer_of_a_label_task_may_be_right_in_other_words() -> None:
     assert prove(replace(ROW, output="one"), "two", None).kind == "differs"
 
 
+CLAUSES = ("the patient has gout", "she also takes colchicine", "there is no fever", "the left knee is swollen")
+
+
+@given(
+    clauses=st.lists(st.sampled_from(CLAUSES), min_size=1, max_size=4, unique=True),
+    dress=st.sampled_from([str.upper, str.title, lambda text: text.replace(" the ", " "), lambda text: f"A) {text}!"]),
+    joint=st.sampled_from([". ", ";\n", " - "]),
+    asked=st.sampled_from([*sorted(CLAIMS_ERROR), *sorted(KEEPS_CONTENT), "brevity", "logical_flaws"]),
+    facts=st.sampled_from([None, FACTS]),
+)
+@settings(max_examples=100, deadline=None, derandomize=True)
+def test_another_dress_is_no_error_and_types_are_what_was_found(
+    clauses: list[str], dress: Callable[[str], str], joint: str, asked: str, facts: dict[str, Any] | None
+) -> None:
+    """The same words in other form are never a proven error; a claimed one is taken only where one is shown."""
+    good = ". ".join(clauses) + "."
+    row = replace(ROW, output=good)
+    config = Config(out=Path("o"), curated=Path(), rules=1)
+    truth = {} if facts is None else {row.id: facts}
+    said = dress(joint.join(clauses))
+    assert prove(row, said, facts).kind == "differs"
+    flaw = read_flaw(row, asked, said, config, truth)
+    if asked in CLAIMS_ERROR and (facts is not None or is_formatting(row, said)):
+        assert not isinstance(flaw, Flawed)
+    # A denial that is gone contradicts the good answer, whatever type was asked for.
+    if "there is no fever" in clauses:
+        flaw = read_flaw(row, asked, good.replace("no fever", "fever"), config, truth)
+        assert isinstance(flaw, Flawed) and flaw.proof.kind == "contradicts"
+        assert flaw.pair.error_type not in KEEPS_CONTENT | {"brevity"}
+    if len(clauses) > 1:
+        flaw = read_flaw(row, asked, ". ".join(clauses[1:]) + ".", config, truth)
+        assert isinstance(flaw, Flawed) == (asked not in CLAIMS_ERROR or facts is None)
+        assert not isinstance(flaw, Flawed) or flaw.pair.error_type not in KEEPS_CONTENT
+
+
 def test_an_answer_with_a_part_gone_leaves_out() -> None:
     """The missing words are named; words in another order are no omission."""
     row = replace(ROW, output="fever; cough; rash")
     assert prove(row, "fever; rash", None) == ("leaves_out", "cough")
     assert prove(row, "rash; fever", None).kind == "differs"
-    assert prove(replace(row, output='["a", "b"]'), '["b"]', None) == ("leaves_out", "a")
+    assert prove(replace(row, output='["rash", "b"]'), '["b"]', None) == ("leaves_out", "rash")

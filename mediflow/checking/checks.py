@@ -4,7 +4,7 @@ A task's YAML lists its checks, each with the place in the JSON answer that it i
 
     checks: [{check: spans, at: entities}, {check: in_input, at: relations.drug, split: ";"}]
 
-spans            objects {text, start, end}: `text` stands in the input from `start` to `end`
+spans            objects {text, start, end}: `text` stands in the input from `start` to `end`; each in its own place
 in_input         the strings stand in the input, word for word
 icd10cm          ICD-10-CM codes that exist
 option           one of the options that the input lists as `- x`
@@ -28,7 +28,7 @@ from functools import partial
 from typing import Any
 
 from mediflow.checking.codes import as_icd10cm, find_icd10cm
-from mediflow.checking.repairs import as_schema_asks, cut_object, find_spelling, nearest, same_label
+from mediflow.checking.repairs import as_schema_asks, cut_object, occurrences, one_each, same_label
 from mediflow.checking.validate import parse_json, read_json_text
 from mediflow.generation.parse import strip_fence
 from mediflow.taxonomy import TaskType
@@ -192,9 +192,9 @@ def _add_offsets(value: Any, at: str, input: str) -> list[str]:
     done = []
     for place in _places(value, at):
         if isinstance(place.value, dict) and "text" in place.value and not {"start", "end"} <= set(place.value):
-            found = find_spelling(str(place.value["text"]), input)
-            if found is not None:
-                place.value.update(start=found[0], end=found[1])
+            # The first place for all of the same text: the check of spans moves all but one of them on.
+            for start, end in occurrences(str(place.value["text"]), input)[:1]:
+                place.value.update(start=start, end=end)
                 done.append(f"found where '{place.value['text'][:60]}' stands")
     return done
 
@@ -241,21 +241,40 @@ def _spans(answer: _Answer, check: dict[str, Any]) -> None:
     if answer.plain:
         _in_input(answer, check)
         return
-    for place in answer.texts(check):
-        entity = place.value
-        text, start, end = entity["text"], entity["start"], entity["end"]
-        if 0 <= start < end and answer.input[start:end] == text:
-            continue
-        found = nearest(text, answer.input, start)
-        if found is None:
+    taken: set[tuple[int, int]] = set()
+    named: set[tuple[tuple[int, int], str]] = set()
+    astray: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for entity in (place.value for place in answer.texts(check)):
+        # What tells entities of one span apart: their label, say.
+        rest = json.dumps({key: entity[key] for key in entity if key not in ("text", "start", "end")}, sort_keys=True)
+        span = entity["start"], entity["end"]
+        right = 0 <= span[0] < span[1] and answer.input[span[0] : span[1]] == entity["text"]
+        if right and (span, rest) not in named:
+            taken.add(span)
+            named.add((span, rest))
+        else:
+            astray.setdefault((entity["text"], rest), []).append(entity)
+    for (text, rest), entities in astray.items():
+        places = occurrences(text, answer.input)
+        if not places:
             answer.faults.append(f"'{text[:80]}' does not stand in the input")
             continue
-        spelling = answer.input[found[0] : found[1]]
-        if spelling != text:
-            answer.repairs.append(f"spelled '{text[:60]}' as the input does")
-        if (start, end) != found:
-            answer.repairs.append(f"moved '{spelling[:60]}' to {found[0]}")
-        entity.update(text=spelling, start=found[0], end=found[1])
+        entities.sort(key=lambda entity: int(entity["start"]))
+        free = [span for span in places if span not in taken]
+        if len(free) < len(entities):
+            free = [span for span in places if (span, rest) not in named]
+        if len(free) < len(entities):
+            answer.faults.append(f"'{text[:80]}' is named more often than it stands in the input")
+        found = one_each([int(entity["start"]) for entity in entities], free)
+        taken.update(found)
+        named.update((span, rest) for span in found)
+        for entity, (start, end) in zip(entities, found, strict=False):
+            spelling = answer.input[start:end]
+            if spelling != text:
+                answer.repairs.append(f"spelled '{text[:60]}' as the input does")
+            if (entity["start"], entity["end"]) != (start, end):
+                answer.repairs.append(f"moved '{spelling[:60]}' to {start}")
+            entity.update(text=spelling, start=start, end=end)
 
 
 def _in_input(answer: _Answer, check: dict[str, Any]) -> None:
@@ -263,10 +282,10 @@ def _in_input(answer: _Answer, check: dict[str, Any]) -> None:
         return
     for place in answer.texts(check):
         text = str(place.value)
-        found = nearest(text, answer.input)
-        if found is None:
+        found = occurrences(text, answer.input)
+        if not found:
             answer.faults.append(f"'{text[:80]}' does not stand in the input")
-        elif (spelling := answer.input[found[0] : found[1]]) != text:
+        elif (spelling := answer.input[slice(*found[0])]) != text:
             place.replace(spelling)
             answer.repairs.append(f"spelled '{text[:60]}' as the input does")
 

@@ -15,22 +15,32 @@ _LEAD = re.compile(
 )
 
 
-def find_spelling(text: str, within: str, near: int = 0) -> tuple[int, int] | None:
-    """Where `text` stands, whatever its case, whitespace, quotes and dashes; the occurrence nearest `near`."""
+def occurrences(text: str, within: str) -> list[tuple[int, int]]:
+    """Where `text` stands, in order: as it is written, if anywhere, else in other spellings."""
+    found = [match.span() for match in re.finditer(re.escape(text), within)] if text.strip() else []
+    return [span for span in found if _is_whole(within, *span)] or _spellings(text, within)
+
+
+def one_each(starts: Sequence[int], free: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """An occurrence for each of the places that were given, none twice, in their order; fewer where there are fewer.
+
+    Each takes the nearest that is left; then they are dealt out in order, so that none passes another.
+    """
+    left, taken = list(free), []
+    for start in starts[: len(free)]:
+        taken.append(min(left, key=lambda span: abs(span[0] - start)))
+        left.remove(taken[-1])
+    return sorted(taken)
+
+
+def _spellings(text: str, within: str) -> list[tuple[int, int]]:
+    """Where it stands whatever its case, whitespace, quotes and dashes."""
     words = text.translate(_QUOTES).strip(" \"'.,;:").split()
     if not words:
-        return None
+        return []
     flat = within.translate(_QUOTES)  # one character for one, so that places stay
     pattern = r"\s+".join(map(re.escape, words))
-    found = [match.span() for match in re.finditer(rf"(?<!\w){pattern}(?!\w)", flat, re.IGNORECASE)]
-    return min(found, key=lambda span: abs(span[0] - near), default=None)
-
-
-def nearest(text: str, within: str, near: int = 0) -> tuple[int, int] | None:
-    """Where `text` stands: as it is written, if anywhere, else in another spelling; the occurrence nearest `near`."""
-    found = [match.span() for match in re.finditer(re.escape(text), within)] if text.strip() else []
-    whole = [span for span in found if _is_whole(within, *span)]
-    return min(whole, key=lambda span: abs(span[0] - near)) if whole else find_spelling(text, within, near)
+    return [match.span() for match in re.finditer(rf"(?<!\w){pattern}(?!\w)", flat, re.IGNORECASE)]
 
 
 def _is_whole(text: str, start: int, end: int) -> bool:
