@@ -10,6 +10,7 @@ from itertools import repeat
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from medsmith.books import data_files
 from medsmith.documents import with_texts
 from medsmith.errors import UserError
 from medsmith.row_files import TABLES, TEXTS, Row, files_in, kind_of, stream_rows
@@ -37,7 +38,7 @@ def training_files(path: Path) -> list[Path]:
         found = [path] if kind_of(path) in (*TABLES, *TEXTS) else []
     elif path.is_dir():
         chosen = [path / name for name in TRAINED_ON if (path / name).is_file()]
-        found = sorted((path / "data").glob("*.parquet")) or chosen[:1] or files_in(path, (*TABLES, *TEXTS))
+        found = sorted((path / "data").glob("*.parquet")) or chosen[:1] or data_files(files_in(path, (*TABLES, *TEXTS)))
     else:
         raise UserError(f"no such training data: {path}")
     if not found:

@@ -54,8 +54,5 @@ class Engine(Protocol):
 class RemoteEngine(Protocol):
     """An engine that may send what it is asked to another machine, and may cost money."""
 
-    def refuse_remote(self, what: str) -> None:
-        """UserError unless `what`, data under a use agreement, may go where this model is."""
-
     def usage(self) -> dict[str, Any]:
         """Calls, tokens and cost."""

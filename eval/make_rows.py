@@ -68,7 +68,7 @@ def main(config: Config) -> Path:
         write_jsonl(this.folder / "rows.jsonl", map(conversation, rows))
         write_jsonl(this.folder / "dropped.jsonl", dropped)
         if not this.facts["simulated"]:
-            this.facts["licences"] |= {f"benchmark {config.benchmark}": benchmark.LICENCE}
+            this.state_licences("data", {f"benchmark {config.benchmark}": benchmark.LICENCE})
         this.facts["benchmark_rows"] = {
             "benchmark": config.benchmark,
             "part": part,

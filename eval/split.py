@@ -89,7 +89,7 @@ def main(config: Config) -> Path:
         write_jsonl(this.folder / "dropped.jsonl", dropped)
         shared = golds_in_two([[items[name].gold for name in members] for members in parts.values()])
         if not this.facts["simulated"]:
-            this.facts["licences"] |= {f"benchmark {config.benchmark}": benchmark.LICENCE}
+            this.state_licences("data", {f"benchmark {config.benchmark}": benchmark.LICENCE})
         this.facts["split"] = split | {"parts": record, "answers_in_two_parts": shared}
         counts = {part: one["rows"] for part, one in record.items()}
         assert len(rows) == sum(counts.values()) + len(dropped), "no row vanishes"

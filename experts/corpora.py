@@ -172,7 +172,7 @@ def _describe(this: run.Run, config: Config, origin: Origin, summary: dict[str, 
     if config.access == "credentialed":
         summary["licences"] = {source: under_agreement(stated) for source, stated in summary["licences"].items()}
     write_json(this.folder / "corpus.json", summary)
-    this.facts["licences"] |= summary["licences"]
+    this.state_licences("corpus", summary["licences"])
     non_commercial = summary["licence_kinds"].get("non-commercial", 0)
     if non_commercial:
         this.facts["non_commercial_documents"] = non_commercial

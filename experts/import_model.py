@@ -167,7 +167,7 @@ def _types(file: Path) -> dict[str, int]:
 
 def _told_by_card(ref: str | Path) -> dict[str, Any]:
     """Of a folder, what its card names; a hub's card is not asked for."""
-    from medsmith.hub import read_licence
+    from medsmith.licences import read_licence
 
     return {"license": read_licence(ref)} if isinstance(ref, Path) else {}
 

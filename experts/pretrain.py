@@ -99,7 +99,7 @@ def main(config: Config) -> Path:
         note_maker(this)
         this.facts["threads"] = set_threads(config.threads)
         keep_freed_memory()
-        this.facts["licences"] |= {"lessons": config.licence}
+        this.state_licences("stages", {"lessons": config.licence})
         read = [[row for path in stage.rows for row in read_jsonl(path)] for stage in config.stages]
         if not read or not all(read):
             raise UserError("the base needs rows in every stage of its curriculum; give stages")

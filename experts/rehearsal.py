@@ -21,14 +21,12 @@ from pydantic import Field
 from experts.sequences import ENCODED_AT_ONCE, Phase, PhaseBuilder
 from medsmith import run
 from medsmith.answers import Messages
+from medsmith.books import data_files
 from medsmith.config import Block
 from medsmith.documents import with_texts
 from medsmith.errors import UserError
 from medsmith.packing import pack
 from medsmith.row_files import stream_rows
-
-NOT_TO_TRAIN = ("dropped", "failed", "heldout", "test")
-"""Beginnings of names of files in a run folder that are left alone."""
 
 
 class Rehearse(Block):
@@ -77,7 +75,7 @@ def _files(path: Path) -> list[Path]:
         return [path]
     run.require_finished(path)
     found = [file for pattern in ("*.jsonl", "*.jsonl.gz") for file in path.glob(pattern)]
-    kept = sorted(file for file in found if not file.name.startswith(NOT_TO_TRAIN))
+    kept = [file for file in data_files(found) if not file.name.startswith("test")]
     if not kept:
         raise UserError(f"rehearse.rows: {path} holds no .jsonl or .jsonl.gz of rows; name a file")
     return kept

@@ -210,7 +210,7 @@ def main(config: Config, callbacks: Sequence[Any] = ()) -> Path:
         tokenizer = load_tokenizer(config.base)
         _check_context(config)
         again, licences = read_rows(config.rehearse.rows) if config.rehearse else ([], {})
-        this.facts["licences"] |= licences
+        this.state_licences("rehearse", licences)
         phases, mixed = build_phases(config, texts, tokenizer, this.folder / "checkpoints", again)
         left_out = [{"phase": name} | row for name, phase in phases.items() for row in phase.left_out]
         if left_out:

@@ -56,6 +56,7 @@ from medsmith.config import Block, execution
 from medsmith.config import Config as BaseConfig
 from medsmith.decontaminate import JUDGED_LATER, Decontamination, Screen, build_screen
 from medsmith.errors import UserError
+from medsmith.licences import Licences
 from medsmith.progress import Bar
 from medsmith.records import Instruction
 from medsmith.spread import spread
@@ -140,9 +141,9 @@ def main(config: Config) -> Path:
             raise UserError(_nothing_left(decided, len(columns)))
         write_rows(config, this.folder, columns, decided, scores, verdicts, blocked)
         # The blocklists are read, not passed on: their licences and labels are not the data set's.
-        this.facts["licences"] = {
-            key: value for one in records for key, value in one["facts"].get("licences", {}).items()
-        }
+        this.facts["licences"] = Licences()
+        for one in records:
+            this.facts["licences"] |= one["facts"].get("licences", {})
         this.facts["simulated"] = any(one["facts"].get("simulated") for one in records)
         this.facts["teacher"] = ", ".join(sorted({str(one["facts"].get("teacher") or "") for one in records} - {""}))
         this.facts["own_passages"] = any(map(from_own_passages, records))

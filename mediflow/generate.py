@@ -30,7 +30,6 @@ from medsmith.command import run_command
 from medsmith.config import Config as BaseConfig
 from medsmith.config import execution
 from medsmith.errors import UserError
-from medsmith.hub import AGREEMENT
 from medsmith.llm import (
     Chat,
     Engine,
@@ -117,10 +116,7 @@ def main(config: Config) -> Path:
     """Generate into config.out."""
     with run.start(config, "mediflow.generate") as this:
         source = open_source(config, this)
-        credentialed = is_credentialed(config, this)
-        with open_teachers(
-            config.teachers, engine=config.engine, folder=this.folder, credentialed=credentialed
-        ) as chat:
+        with open_teachers(config.teachers, engine=config.engine, folder=this.folder) as chat:
             return generate(config, this, chat, source)
 
 
@@ -143,7 +139,6 @@ def generate(config: Config, this: run.Run, chat: Chat, source: Source | None = 
             sum(teacher.concurrency for teacher in config.teachers),
             "generate",
             follow_up=rounds.follow_up,
-            credentialed=is_credentialed(config, this),
             total=calls.planned,
         )
         assert rounds.finished, "a call was not admitted"
@@ -176,18 +171,13 @@ def open_source(config: Config, this: run.Run | None = None) -> Source:
     if config.passages is not None:
         passages = read_passages(config.passages)
         if this is not None:
-            this.facts["licences"] |= {passage.source: passage.license for passage in passages}
+            this.state_licences("passages", {passage.source: passage.license for passage in passages})
         return Listed("passages", passages, config.most_examples)
     if config.grounding == "none":
         return Nothing()
     if config.patients is not None:
         return Listed("facts", read_facts(config.patients), config.most_examples)
     return Clinic(config.seed, config.most_examples)
-
-
-def is_credentialed(config: Config, this: run.Run) -> bool:
-    """Whether what goes into the prompts is under a use agreement: by the setting, or by a licence that says so."""
-    return config.credentialed or any(AGREEMENT.search(licence) for licence in this.facts["licences"].values())
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from medsmith.hub import AGREEMENT
+from medsmith.licences import AGREEMENT, agreements_of
 from medsmith.run import find_record
 
 LOG = logging.getLogger(__name__)
@@ -35,8 +35,8 @@ def why_withheld(sources: Sequence[Path]) -> str:
         record = find_record(path)
         if record is None:
             return f"{path} is no run of ours and names no licence"
-        if any(entry.get("settings", {}).get("credentialed") for entry in [*record["ancestry"], record["identity"]]):
-            return f"{path} was made from what its recipe calls credentialed"
+        for source in agreements_of(record):
+            return f"{path} was made from what is under an agreement: {source}"
         licences = record["facts"].get("licences") or {}
         if not licences:
             return f"{path} names no licence"

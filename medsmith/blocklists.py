@@ -11,6 +11,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from medsmith.books import data_files
 from medsmith.errors import UserError
 from medsmith.row_files import TABLES, TEXTS, files_in, stream_rows
 from medsmith.shingles import split_words, text_key
@@ -81,7 +82,7 @@ def _items(path: Path) -> Iterator[tuple[str, str, list[tuple[str, str]]]]:
     """Each row as (benchmark, place, [(column, text)])."""
     if not path.exists():
         raise UserError(f"no such blocklist: {path}")
-    for file in [path] if path.is_file() else files_in(path, FORMATS):
+    for file in [path] if path.is_file() else data_files(files_in(path, FORMATS), held_out=True):
         inner = file.relative_to(path).parts if path.is_dir() else ()
         benchmark = inner[0] if len(inner) > 1 else file.stem
         for number, row in enumerate(stream_rows(file, loose=True), 1):

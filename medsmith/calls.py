@@ -53,7 +53,6 @@ def run_calls(
     description: str,
     *,
     follow_up: FollowUp | None = None,
-    credentialed: bool = False,
     total: int | None = None,
 ) -> Mapping[str, dict[str, Any]]:
     """Call every request that the journal does not hold, once, and return the rows of all by id.
@@ -79,7 +78,7 @@ def run_calls(
         total = len(requests)
     calls = _Calls(requests, chat, journal, concurrency, follow_up)
     with seldom_collected():
-        return asyncio.run(calls.run(description, total, credentialed=credentialed))
+        return asyncio.run(calls.run(description, total))
 
 
 class Summary:
@@ -177,11 +176,11 @@ class _Calls:
         self.finished = 0
         self.stop: UserError | None = None
 
-    async def run(self, description: str, total: int | None, *, credentialed: bool) -> Mapping[str, dict[str, Any]]:
+    async def run(self, description: str, total: int | None) -> Mapping[str, dict[str, Any]]:
         from medsmith.progress import Bar
 
         for name, queue in self.queues.items():
-            self._open(name, queue, credentialed=credentialed)
+            self._open(name, queue)
         with Bar(description, total, "calls") as self.bar:
             try:
                 async with asyncio.TaskGroup() as self.tasks:
@@ -201,10 +200,9 @@ class _Calls:
             raise type(stop)(f"{stop}{left}")
         return self.journal.rows_of(self.seen)
 
-    def _open(self, name: str, queue: _Queue, *, credentialed: bool) -> None:
+    def _open(self, name: str, queue: _Queue) -> None:
         if isinstance(queue.chat, MeteredChat):
-            if credentialed:
-                queue.chat.refuse_remote()
+            queue.chat.refuse_remote()
             spent = Spent(self.journal.spent_attempts, self.journal.spent_cost)
             if self.several:
                 spent = self.journal.spent.get(name, Spent())

@@ -99,7 +99,7 @@ class MeteredChat(Protocol):
         ...
 
     def refuse_remote(self) -> None:
-        """Raise a UserError unless credentialed data may go where this model is."""
+        """Raise a UserError unless what the open runs are made from may go where this model is."""
         ...
 
     async def close(self) -> None:

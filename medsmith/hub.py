@@ -13,18 +13,15 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from medsmith.errors import UserError
+from medsmith.licences import BASE_FIELDS, unlicensed_bases
+from medsmith.licences import check_licences as check_licences  # asked before a card is written
 from medsmith.records import read_json
 from medsmith.run import read_record
-from medsmith.yaml_files import parse_value
 
 PUBLISHED = "published.json"
 ADAPTER = "adapter_config.json"
-HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w.-]+)?$")
-BASE_FIELDS = {"base", "model", "base_model", "reference"}
-NO_LICENCE = {"", "none", "unknown", "unlicensed", "n/a", "null"}
 UNKNOWN = "**not known**: a plain folder without run.json; state its licence before you publish"
-AGREEMENT = re.compile(r"physionet|credentialed|data use agreement|\bdua\b", re.IGNORECASE)
-FRONT_MATTER = re.compile(r"\A---\s*\n(.*?)\n---", re.DOTALL)
+HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w.-]+)?$")
 LICENCE_IDS = {
     "apache-2.0", "mit", "bsd-3-clause", "bsd-2-clause", "cc0-1.0", "cc-by-4.0", "cc-by-3.0", "cc-by-2.0",
     "cc-by-sa-4.0", "cc-by-sa-3.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "cc-by-nd-4.0", "cc-by-nc-nd-4.0", "odc-by",
@@ -68,65 +65,6 @@ class Scored:
 
     name: str
     result: dict[str, Any]
-
-
-def check_licences(record: dict[str, Any], where: str) -> dict[str, str]:
-    """The licences of everything that went in, {source: licence}.
-
-    Raises:
-        UserError: none is named, a source has none, or one forbids passing the data on.
-    """
-    licences = collect_licences(record)
-    if not licences:
-        raise UserError(
-            f"{where} names no licence of what it was made from; put licences into its sources and run again"
-        )
-    for source, licence in sorted(licences.items()):
-        if not is_licence(licence):
-            raise UserError(
-                f"{where}: the source '{source}' has no licence ({licence!r}); find it or leave the source out"
-            )
-        if AGREEMENT.search(str(licence)):
-            raise UserError(
-                f"{where}: the source '{source}' is under an agreement ({licence}); it may not be published here, "
-                f"share it where that agreement says"
-            )
-    return dict(sorted(licences.items()))
-
-
-def collect_licences(record: dict[str, Any]) -> dict[str, str]:
-    """The licences that a run and those before it name, {source: licence}."""
-    licences: dict[str, str] = {}
-    for entry in [*record["ancestry"], record]:
-        licences |= entry.get("facts", {}).get("licences") or {}
-    return licences
-
-
-def is_licence(licence: Any) -> bool:
-    """Whether this names a licence at all."""
-    return str(licence or "").strip().lower() not in NO_LICENCE
-
-
-def read_licence(folder: Path) -> str | None:
-    """The licence that the metadata of a folder's model card (README.md) names, or None."""
-    path = folder / "README.md"
-    matter = FRONT_MATTER.match(path.read_text(encoding="utf-8")) if path.is_file() else None
-    values: Any = parse_value(matter[1]) if matter else None
-    if not isinstance(values, dict):
-        return None
-    licence = values.get("license")
-    if licence == "other":
-        licence = values.get("license_name")
-    if isinstance(licence, list):
-        licence = ", ".join(map(str, licence))
-    return str(licence) if is_licence(licence) else None
-
-
-def unlicensed_bases(record: dict[str, Any]) -> list[str]:
-    """The names of models on the way that are plain folders whose licence no run.json tells, and no model card."""
-    fields, licences = BASE_FIELDS | {"models"}, collect_licences(record)
-    files = [entry for entry in record["ancestry"] if entry["command"] == "file" and entry["name"] not in licences]
-    return [entry["name"] for entry in files if str(entry.get("field", "")).partition(".")[0] in fields]
 
 
 def kind_of(folder: Path) -> str:

@@ -12,7 +12,6 @@ medsmith.openai_chat and nowhere else; a caller that wants a call repaired gives
 from __future__ import annotations
 
 import importlib.util
-import ipaddress
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -42,6 +41,7 @@ from medsmith.chat import (
 from medsmith.config import Block, execution
 from medsmith.errors import UserError
 from medsmith.journal import Journal
+from medsmith.licences import is_loopback as is_loopback
 from medsmith.prices import Price, find_price, no_price
 from medsmith.records import content_id
 
@@ -157,17 +157,6 @@ class TeacherConfig(Block):
         return chat_request(who, messages, teacher=self.name, **settings)
 
 
-def is_loopback(base_url: str) -> bool:
-    """Does the address stay on this machine? A name other than localhost is not looked up: it counts as remote."""
-    host = urlsplit(base_url).hostname or ""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 def read_key(config: TeacherConfig, base_url: str, local: bool) -> str:
     """The key of the endpoint, from its variable; "none" for a local server that has none.
 
@@ -191,15 +180,14 @@ def read_key(config: TeacherConfig, base_url: str, local: bool) -> str:
 
 
 @contextmanager
-def open_teacher(
-    config: TeacherConfig, *, engine: Engine = "local", folder: Path | None = None, credentialed: bool = False
-) -> Iterator[Chat]:
+def open_teacher(config: TeacherConfig, *, engine: Engine = "local", folder: Path | None = None) -> Iterator[Chat]:
     """Connect to the teacher, starting its server where the config says so; the server ends with the block.
 
     `folder` is the run's: the batch engine keeps there which batches are under way.
 
     Raises:
-        UserError: no key where one is named, a server that does not start, or credentialed data and a remote endpoint.
+        UserError: no key where one is named, a server that does not start, or a remote endpoint in a run that is under
+            a use agreement.
     """
     from medsmith.serve import local_server
 
@@ -212,7 +200,7 @@ def open_teacher(
         if config.serve is not None and engine != "vllm":
             base_url = stack.enter_context(local_server(config.serve, config.serve_timeout_seconds))
         chat = _build_chat(base_url, config, engine, folder)
-        if credentialed and isinstance(chat, MeteredChat):
+        if isinstance(chat, MeteredChat):
             chat.refuse_remote()
         yield chat
 
@@ -223,7 +211,6 @@ def open_teachers(
     *,
     engine: Engine = "local",
     folder: Path | None = None,
-    credentialed: bool = False,
 ) -> Iterator[Chat]:
     """Connect to several teachers at once; each answers the requests that `config.request` of its own config made.
 
@@ -237,7 +224,7 @@ def open_teachers(
     with ExitStack() as stack:
         lanes = {
             config.name: Lane(
-                stack.enter_context(open_teacher(config, engine=engine, folder=folder, credentialed=credentialed)),
+                stack.enter_context(open_teacher(config, engine=engine, folder=folder)),
                 config.concurrency,
             )
             for config in configs

@@ -16,10 +16,10 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 import orjson
 
+from medsmith import licences
 from medsmith.errors import UserError
 from medsmith.gate import Gate
 from medsmith.limits import Budget, RateLimit, Stopped, most_tokens, retry_after
@@ -120,12 +120,9 @@ class OpenAIChat:
         self._stop = reason
 
     def refuse_remote(self) -> None:
-        """Raise a UserError unless data under a use agreement may go to this endpoint."""
-        if not self.local and not self.config.allow_remote_credentialed:
-            raise UserError(
-                f"data under a use agreement would go to {urlsplit(self.base_url).hostname}; use a local model, or "
-                "set teacher.allow_remote_credentialed=true where your agreement permits that endpoint"
-            )
+        """Raise a UserError unless what the open runs are made from may go to this endpoint."""
+        switch = "teacher.allow_remote_credentialed"
+        licences.refuse_remote(self.base_url, self.config.allow_remote_credentialed, switch)
 
     async def close(self) -> None:
         """Close the connections of the running event loop."""

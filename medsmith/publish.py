@@ -24,13 +24,12 @@ from medsmith.hub import (
     ADAPTER,
     PUBLISHED,
     adapter_base,
-    check_licences,
     kind_of,
     portable_adapter,
     portable_recipe,
-    unlicensed_bases,
     write_card,
 )
+from medsmith.licences import check_licences, unlicensed_bases
 from medsmith.records import read_json, write_json
 from medsmith.run import is_intact, require_finished
 

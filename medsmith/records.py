@@ -14,6 +14,7 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
+from medsmith.books import data_files
 from medsmith.errors import UserError
 
 PART_ROWS = 50_000
@@ -306,7 +307,7 @@ def read_parquet(folder: Path) -> list[Instruction]:
     """Read all Parquet shards of a folder (or one file), in name order."""
     import polars
 
-    shards = [folder] if folder.is_file() else sorted(folder.glob("*.parquet"))
+    shards = [folder] if folder.is_file() else data_files(folder.glob("*.parquet"))
     if not shards:
         raise UserError(f"no Parquet file in {folder}")
     return [

@@ -25,7 +25,7 @@ import resource
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,7 +33,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from medsmith import processes
+from medsmith import licences, processes
 from medsmith.code_identity import code_of
 from medsmith.config import Config, artefacts, identity
 from medsmith.digests import RECORD, STARTED, combined, file_digest, output_digests
@@ -56,10 +56,18 @@ class Run:
     identity: dict[str, Any]
     resumed: bool
     facts: dict[str, Any] = field(default_factory=dict)
-    """What the artefact says of itself: licences {source: licence}, simulated, and whatever a card should show."""
+    """What the artefact says of itself: licences {source: licence}, credentialed (what is under an agreement),
+    simulated, and whatever a card should show."""
     started: float = field(default_factory=time.time)
     main: bool = True
     """False in a process that follows another one; its folder is scratch, and it finishes nothing."""
+
+    def state_licences(self, field: str, stated: Mapping[str, str]) -> None:
+        """Put down what an input of plain files is under, by its sources, in the place of `unknown`."""
+        for name, path in artefacts(self.config).items():
+            if f"{name}.".startswith(f"{field}.") and find_record(path) is None:
+                self.facts["licences"].pop(path.name, None)
+        self.facts["licences"] |= stated
 
     def finish(self, **counts: int) -> Path:
         """Write run.json, last and atomically. Counts are the rows of in = kept + dropped + failed.
@@ -109,17 +117,18 @@ def start(config: Config, command: str) -> Iterator[Run]:
     Of several processes the main one does so, and the others are given its word and a scratch folder (processes.py).
 
     Raises:
-        UserError: an input does not exist or is not finished, another process holds the folder, it holds what this
-            run must not clear, or the disk is full or not ours to write on.
+        UserError: an input does not exist or is not finished, or is under an agreement and a setting would send it
+            elsewhere; another process holds the folder, it holds what this run must not clear, or the disk is full.
     """
     folder, ours = config.out, False
     if folder.is_file():
         raise UserError(f"out={folder} is a file, and a run is a folder; choose another out=")
     wanted = step_identity(command, config)
+    facts = licences.inherit(config, {name: (path, find_record(path)) for name, path in artefacts(config).items()})
     if not processes.is_main():
         resumed = processes.tell(False)
-        with processes.scratch_for(folder) as scratch:
-            yield Run(scratch, command, config, wanted, resumed, _inherited_facts(config), main=False)
+        with processes.scratch_for(folder) as scratch, licences.in_force(facts):
+            yield Run(scratch, command, config, wanted, resumed, facts, main=False)
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -136,7 +145,8 @@ def start(config: Config, command: str) -> Iterator[Run]:
         _refuse_other_training(folder, command, wanted)
         ours = True
         resumed = processes.tell(_prepare(folder, wanted))
-        yield Run(folder, command, config, wanted, resumed, _inherited_facts(config))
+        with licences.in_force(facts):
+            yield Run(folder, command, config, wanted, resumed, facts)
     except Exception as error:  # marked and raised again: nothing is swallowed here
         with contextlib.suppress(OSError):
             # A mark on a folder of others would let the next try clear it.
@@ -328,17 +338,6 @@ def cost() -> dict[str, Any]:
         "cpu_seconds": round(own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime, 2),
         "peak_memory_bytes": max(peak, children.ru_maxrss) * 1024,
     }
-
-
-def _inherited_facts(config: Config) -> dict[str, Any]:
-    licences: dict[str, str] = {}
-    simulated = False
-    for path in artefacts(config).values():
-        record = find_record(path)
-        if record:
-            licences |= record["facts"].get("licences", {})
-            simulated = simulated or bool(record["facts"].get("simulated"))
-    return {"licences": licences, "simulated": simulated}
 
 
 def _origin(path: Path) -> dict[str, Any]:

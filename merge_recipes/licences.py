@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from medsmith.hub import collect_licences, is_licence, read_licence, unlicensed_bases
+from medsmith.licences import Licences, collect_licences, is_licence, read_licence, unlicensed_bases
 from medsmith.run import find_record
 
 LOG = logging.getLogger(__name__)
@@ -22,7 +22,7 @@ def find_licences(models: Mapping[str, str | Path], folders: Mapping[str, Path])
     and the licence is what the card says; `unknown` where a hub's card says nothing, which publishing refuses (a plain
     folder it refuses by itself). The log names the models whose licence is not known or does not allow commercial use.
     """
-    found: dict[str, str] = {}
+    found = Licences()
     unknown, restricted, silent = [], [], set()
     for name, ref in models.items():
         record = find_record(ref) if isinstance(ref, Path) else None
@@ -35,6 +35,7 @@ def find_licences(models: Mapping[str, str | Path], folders: Mapping[str, Path])
             own, known = {source: licence or "unknown"}, licence is not None
             if not known and isinstance(ref, Path):
                 silent.add(source)
+                own = {}
         found |= own
         if not known:
             unknown.append(name)

@@ -111,6 +111,7 @@ def main(settings: Config) -> Path:
         # A corner of the space, since what the space puts into the recipe (a filter, say) has to fit the models too.
         corner = candidate(recipe, settings.space, low_corner(axes))
         folders = prepare(corner, settings.models, settings.dtype, settings.out, copies=2, finite=finite)
+        this.state_licences("documents", {})  # chosen by, not made of
         this.facts["licences"] |= find_licences(settings.models, folders)
         try:
             trials, parents = _search(settings, recipe, axes, folders, questions, this.identity)

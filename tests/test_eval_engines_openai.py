@@ -163,9 +163,7 @@ def test_credentialed_data_do_not_leave_unasked(data: Path, tmp_path: Path, monk
     monkeypatch.setenv("A_KEY", "sk-secret")
     remote = endpoint(base_url=REMOTE, api_key_env="A_KEY")
     server = Server()
-    with pytest.raises(
-        UserError, match=r"mednli: data under a use agreement would go to api\.example\.org.*endpoint\."
-    ):
+    with pytest.raises(UserError, match=r"use agreement \(mednli\) would go to api\.example\.org.*endpoint\."):
         score(tmp_path / "a", data, server, remote, "both")
     assert server.counts.total() == 0
     score(tmp_path / "b", data, server, remote | {"allow_remote_credentialed": True}, "both")

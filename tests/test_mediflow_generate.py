@@ -499,7 +499,7 @@ def test_credentialed_passages_go_to_no_remote_endpoint(
     remote = {"base_url": "https://example.org/v1", "model": "m", "api_key_env": "SOME_KEY"}
     path = documents(tmp_path / "d.jsonl", license)
     config = seeded(tmp_path / "out", path, teacher=remote, credentialed=license.startswith("CC"))
-    with pytest.raises(UserError, match="data under a use agreement would go to example.org"):
+    with pytest.raises(UserError, match=r"data under a use agreement \(.+\) would go to example.org"):
         main(config)
 
 

@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 
 from mediflow.curation.critical import agree, concept_of, critical_keys
-from mediflow.curation.semantic import LexicalEncoder, Meanings, SemanticDuplicates, open_encoder
+from mediflow.curation.semantic import EndpointEncoder, LexicalEncoder, Meanings, SemanticDuplicates, open_encoder
+from mediflow.validation.diversity import Diversity
+from medsmith.config import load
 from medsmith.dedup import Duplicate, sign
 from medsmith.dedup import search as search_near
 from medsmith.errors import UserError
+from medsmith.licences import in_force
 from medsmith.shingles import shingle, split_words, tokenize
 
 NOTE = (
@@ -164,14 +167,23 @@ def test_the_lexical_encoder_knows_a_paraphrase_from_another_text(tmp_path: Path
 
 
 def test_an_encoder_that_is_not_there_is_one_line(tmp_path: Path) -> None:
-    """A folder without a model, and a server without a model's name."""
+    """A folder without a model, and a server without a model's name or without an address: none is taken unasked."""
     for settings, message in (
-        ({"encoder": "folder"}, "needs semantic.model"),
+        ({"encoder": "folder"}, "needs model"),
         ({"encoder": "folder", "model": tmp_path}, "no model folder"),
-        ({"encoder": "endpoint"}, "needs semantic.model_name"),
+        ({"encoder": "endpoint", "model_name": "bge"}, "needs base_url"),
+        ({"encoder": "endpoint", "base_url": "http://127.0.0.1:9/v1"}, "model_name"),
     ):
-        with pytest.raises(UserError, match=message):
-            open_encoder(SemanticDuplicates(**settings), tmp_path / "none.npz")
+        for kind in (SemanticDuplicates, Diversity):
+            with pytest.raises(UserError, match=message):
+                open_encoder(load(kind, settings), tmp_path / "none.npz")
+    with pytest.raises(UserError, match="needs its address"):
+        EndpointEncoder("", "bge")
+    with (
+        in_force({"credentialed": ["notes"]}),
+        pytest.raises(UserError, match=r"\(notes\) would go to api.example.org"),
+    ):
+        EndpointEncoder("https://api.example.org/v1", "bge")
 
 
 def test_near_duplicates_are_looked_for_within_classes() -> None:

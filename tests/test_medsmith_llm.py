@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from medsmith.chat import Lane, Teachers
 from medsmith.config import identity, load
 from medsmith.errors import UserError
+from medsmith.licences import in_force
 from medsmith.llm import Journal, TeacherConfig, is_loopback, open_teacher, open_teachers, run_calls
 from medsmith.openai_chat import OpenAIChat
 from tests.toy_teacher import LOCAL, Endpoint, ask, teacher
@@ -58,17 +59,17 @@ def test_credentialed_data_stay_on_this_machine(
     config = teacher(base_url=address, api_key_env="A_KEY")
     assert is_loopback(address) is local
     endpoint = Endpoint(config)
-    with Journal(tmp_path / "j.jsonl") as journal:
+    with Journal(tmp_path / "j.jsonl") as journal, in_force({"credentialed": ["ward notes"]}):
         if local:
-            run_calls(ask(config, 1), endpoint.chat, journal, 1, "test", credentialed=True)
+            run_calls(ask(config, 1), endpoint.chat, journal, 1, "test")
         else:
             with pytest.raises(UserError, match="allow_remote_credentialed=true"):
-                run_calls(ask(config, 1), endpoint.chat, journal, 1, "test", credentialed=True)
-            with pytest.raises(UserError, match="use agreement"), open_teacher(config, credentialed=True):
+                run_calls(ask(config, 1), endpoint.chat, journal, 1, "test")
+            with pytest.raises(UserError, match="use agreement"), open_teacher(config):
                 pass
         assert len(endpoint.requests) == int(local)
         allowed = Endpoint(config.model_copy(update={"allow_remote_credentialed": True}))
-        run_calls(ask(config, 2)[1:], allowed.chat, journal, 1, "test", credentialed=True)
+        run_calls(ask(config, 2)[1:], allowed.chat, journal, 1, "test")
     assert len(allowed.requests) == 1
 
 

@@ -21,6 +21,7 @@ from mediflow.teacher_batch import Batches
 from medsmith.batch_book import read_lines
 from medsmith.chat import ChatError, ChatReply, ChatRequest
 from medsmith.errors import UserError
+from medsmith.licences import in_force
 from medsmith.limits import BudgetReached
 from medsmith.llm import BudgetConfig, Journal, Price, TeacherConfig, run_calls
 from medsmith.openai_batch import BatchChat, read_answer
@@ -283,7 +284,7 @@ def test_endpoints_that_cannot_or_will_not_are_one_line(tmp_path: Path, monkeypa
     (tmp_path / "raw" / "batches.jsonl").write_text(json.dumps(row | {"at": 0.0}) + "\n")
     with pytest.raises(UserError, match="does not know batch batch-9 with 2 calls.*or remove"):
         asyncio.run(chat.complete_all(ask(remote, 1), lambda request, answer: None))
-    with pytest.raises(UserError, match="allow_remote_credentialed"):
+    with in_force({"credentialed": ["notes"]}), pytest.raises(UserError, match="allow_remote_credentialed"):
         chat.refuse_remote()
 
 

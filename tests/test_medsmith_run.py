@@ -88,7 +88,7 @@ def test_record_says_what_was_made(tmp_path: Path) -> None:
         this.finish(rows=3, dropped=1)
     record = run.require_finished(tmp_path / "a")
     assert record["counts"] == {"rows": 3, "dropped": 1}
-    assert record["facts"] == {"licences": {"pubmed": "CC0"}, "simulated": False}
+    assert record["facts"] == {"licences": {"pubmed": "CC0"}, "simulated": False, "credentialed": []}
     assert list(record["outputs"]) == ["text.txt"]
     assert record["digest"] == run.digest(tmp_path / "a")
     assert set(record["versions"]) == {"pydantic"}
@@ -108,7 +108,8 @@ def test_facts_and_ancestry_are_inherited(tmp_path: Path) -> None:
     make(tmp_path / "b", data=tmp_path / "a" / "text.txt")
     make(tmp_path / "c", sources={"a": tmp_path / "a", "b": tmp_path / "b", "m": tmp_path / "mine.txt"})
     record = run.require_finished(tmp_path / "c")
-    assert record["facts"] == {"licences": {"clinic": "none"}, "simulated": True}
+    licences = {"clinic": "none", "mine.txt": "unknown"}
+    assert record["facts"] == {"licences": licences, "simulated": True, "credentialed": []}
     assert [entry["name"] for entry in record["ancestry"]] == ["a", "b", "mine.txt"]
     a, b, mine = (entry["key"] for entry in record["ancestry"])
     assert record["parents"] == {"sources.a": a, "sources.b": b, "sources.m": mine}

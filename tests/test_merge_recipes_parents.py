@@ -17,9 +17,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from medsmith import hub, run
+from medsmith import licences as licences_of
+from medsmith import run
 from medsmith.errors import UserError
-from medsmith.hub import read_licence
+from medsmith.licences import read_licence
 from merge_recipes import build, parents
 from merge_recipes.licences import find_licences
 from merge_recipes.parents import check_parents, check_room, first_broken_tensor, prepare
@@ -419,7 +420,7 @@ def test_plain_folder_with_a_card_is_licensed_and_one_without_is_not(tiny_model:
         licences = find_licences(models, models)
         assert licences == ({} if unlicensed else {"model": "mit"})
         out = finished(tmp_path / expert.parent.name / "out", tmp_path / "r.yml", models, licences)
-        assert hub.unlicensed_bases(run.require_finished(out)) == unlicensed
+        assert licences_of.unlicensed_bases(run.require_finished(out)) == unlicensed
 
 
 @pytest.fixture

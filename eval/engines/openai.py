@@ -17,7 +17,6 @@ from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from pydantic import Field
 
@@ -25,7 +24,7 @@ from eval.engine import Reply
 from medsmith.config import ModelRef
 from medsmith.errors import UserError
 from medsmith.journal import Journal
-from medsmith.llm import ChatRequest, Summary, TeacherConfig, is_loopback, run_calls
+from medsmith.llm import ChatRequest, Summary, TeacherConfig, run_calls
 from medsmith.records import content_id
 
 if TYPE_CHECKING:
@@ -105,14 +104,6 @@ class Endpoint:
     def tokens_of(self, texts: Sequence[str]) -> list[int]:
         """About how many tokens each text has."""
         return [-(-len(text.encode()) // BYTES_PER_TOKEN) for text in texts]
-
-    def refuse_remote(self, what: str) -> None:
-        """UserError unless `what`, data under a use agreement, may go where this model is."""
-        if not is_loopback(self.base_url) and not self.config.allow_remote_credentialed:
-            raise UserError(
-                f"{what}: data under a use agreement would go to {urlsplit(self.base_url).hostname}; evaluate on a "
-                "local model, or set endpoint.allow_remote_credentialed=true where your agreement permits that endpoint"
-            )
 
     def usage(self) -> dict[str, Any]:
         """Calls, tokens and cost of this run folder, restarts included."""

@@ -16,7 +16,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from medsmith.config import Block
-from medsmith.hub import AGREEMENT, is_licence
+from medsmith.licences import AGREEMENT, is_licence
 
 TRAITS = (
     "public-domain",

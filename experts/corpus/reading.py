@@ -12,11 +12,12 @@ from experts.corpus.bulk import BULK
 from experts.corpus.known import Known, known_on_hub, load_known
 from experts.corpus.licences import Licences
 from experts.corpus.tables import atc, icd10cm, icd10cm_lines
+from medsmith.books import data_files
 from medsmith.digests import files_of
 from medsmith.documents import text_at, value_at
 from medsmith.errors import UserError
-from medsmith.hub import is_licence
 from medsmith.hub_data import DATA_FILES, HUB_DATA, Fetch, resolve
+from medsmith.licences import is_licence
 from medsmith.records import Document, content_id
 from medsmith.row_files import TABLES, TEXTS, Row, kind_of, name_columns, stream_rows, tell_unread
 
@@ -117,7 +118,7 @@ def find_files(root: Path, patterns: Sequence[str] = ()) -> list[Path]:
     if not root.is_dir():
         hint = f"; of a data set on the hub say which revision: {root}@COMMIT" if len(root.parts) == 2 else ""
         raise UserError(f"no such file or folder: {root}{hint}")
-    there = list(files_of(root))
+    there = data_files(files_of(root))
     if patterns:
         chosen = (sorted(set(there).intersection(root.glob(pattern))) for pattern in patterns)
         fault = f"{root} holds no {' or '.join(patterns)}; name its files by files=[...]"

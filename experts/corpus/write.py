@@ -15,7 +15,7 @@ from experts.corpus.measure import Columns, batched
 from experts.corpus.reading import Entry
 from medsmith.blocklists import Blocked
 from medsmith.documents import clean, text_digest
-from medsmith.hub import AGREEMENT
+from medsmith.licences import AGREEMENT
 from medsmith.progress import Bar
 from medsmith.records import to_line
 from medsmith.shingles import Hashes, distinct, ngrams, tokenize

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from medsmith import licences
 from medsmith.config import Block, execution
 from medsmith.dedup import Duplicate
 from medsmith.errors import UserError
@@ -29,7 +30,31 @@ SEARCHED_WHOLE = 8192
 CLUSTER_ROWS = 2048
 
 
-class SemanticDuplicates(Block):
+class EncoderConfig(Block):
+    """Who turns texts into vectors."""
+
+    encoder: Literal["lexical", "folder", "endpoint"] = Field(
+        "lexical",
+        description="lexical: words weighted by how rare they are in these rows, no model needed; folder: a "
+        "sentence-transformers or other encoder in `model`; endpoint: OpenAI-compatible /v1/embeddings",
+    )
+    model: Path | None = Field(None, description="the model's folder, for encoder: folder")
+    model_name: str = Field("", description="the model's name, for encoder: endpoint")
+    base_url: str | None = execution(None, "the endpoint's address; its key is OPENAI_API_KEY")
+    dimensions: int = Field(256, ge=2, description="of the lexical encoder's vectors")
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.encoder == "folder" and self.model is None:
+            raise ValueError("encoder folder needs model, the folder of a local encoder")
+        if self.encoder == "endpoint" and not (self.base_url and self.model_name):
+            raise ValueError(
+                "encoder endpoint needs base_url, its address, and model_name, the server's name of its model"
+            )
+        return self
+
+
+class SemanticDuplicates(EncoderConfig):
     """When two rows say the same in other words. Rows that differ in a number, negation, side or drug never do."""
 
     threshold: float | None = Field(
@@ -42,15 +67,6 @@ class SemanticDuplicates(Block):
     least_concepts: int = Field(
         5, ge=0, description="numbers, negations, sides, drugs … that a row must have, for equal ones to say something"
     )
-    encoder: Literal["lexical", "folder", "endpoint"] = Field(
-        "lexical",
-        description="lexical: words weighted by how rare they are in these rows, no model needed; folder: a "
-        "sentence-transformers or other encoder in `model`; endpoint: OpenAI-compatible /v1/embeddings",
-    )
-    model: Path | None = Field(None, description="the model's folder, for encoder: folder")
-    model_name: str = Field("", description="the model's name, for encoder: endpoint")
-    base_url: str | None = execution(None, "the endpoint's address; its key is OPENAI_API_KEY")
-    dimensions: int = Field(256, ge=2, description="of the lexical encoder's vectors")
     sample: int = Field(20_000, ge=2, description="rows that the lexical encoder learns from")
 
 
@@ -105,7 +121,7 @@ class FolderEncoder:
 
     def __init__(self, folder: Path) -> None:
         if not (folder / "config.json").is_file():
-            raise UserError(f"semantic.model {folder} is no model folder (no config.json); give one, or use lexical")
+            raise UserError(f"the encoder {folder} is no model folder (no config.json); give one, or use lexical")
         from transformers import AutoModel, AutoTokenizer
 
         self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -132,8 +148,10 @@ class EndpointEncoder:
     """The embeddings of an OpenAI-compatible server."""
 
     def __init__(self, base_url: str | None, model: str) -> None:
-        if not model:
-            raise UserError("semantic.encoder endpoint needs semantic.model_name, as the server names its model")
+        """Raises a UserError without an address, or where the open run is under an agreement and it is remote."""
+        if not base_url:  # the library would take a public one
+            raise UserError("an encoder behind an endpoint needs its address; set base_url")
+        licences.refuse_remote(base_url)
         import os
 
         from openai import OpenAI
@@ -152,19 +170,18 @@ class EndpointEncoder:
                 reply = self._client.embeddings.create(model=self._model, input=list(texts[first : first + 100]))
             except OpenAIError as error:
                 said = " ".join(str(error).split())[:200]
-                raise UserError(f"embeddings of {self._model}: {said}; check semantic.base_url and the key") from None
+                raise UserError(f"embeddings of {self._model}: {said}; check base_url and the key") from None
             found += [one.embedding for one in sorted(reply.data, key=lambda one: one.index)]
         return _unit(np.array(found, dtype=np.float32))
 
 
-def open_encoder(settings: SemanticDuplicates, lexical: Path) -> Encoder:
+def open_encoder(settings: EncoderConfig, lexical: Path) -> Encoder:
     """The encoder that the settings name; the lexical one was fitted before and lies at `lexical`."""
     match settings.encoder:
         case "lexical":
             return LexicalEncoder.load(lexical)
         case "folder":
-            if settings.model is None:
-                raise UserError("semantic.encoder folder needs semantic.model, the folder of a local encoder")
+            assert settings.model is not None, "the settings were checked"
             return FolderEncoder(settings.model)
         case "endpoint":
             return EndpointEncoder(settings.base_url, settings.model_name)

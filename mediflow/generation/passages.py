@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import Field
 
+from medsmith.books import data_files
 from medsmith.config import Block
 from medsmith.errors import UserError
 from medsmith.records import Document, content_id, parse_row, read_documents
@@ -120,8 +121,7 @@ def _read(config: PassagesConfig) -> Iterator[Document]:
         raise UserError(f"passages.path: no such file or folder: {path}")
     files = [path]
     if path.is_dir():
-        # A finished corpora folder keeps its held-out documents beside: they are for testing.
-        files = sorted(file for file in path.iterdir() if file.suffix in READERS and file.stem != "heldout")
+        files = data_files(file for file in path.iterdir() if file.suffix in READERS)
         if not files:
             raise UserError(f"passages.path: {path} holds no {', '.join(READERS)} file")
     for file in files:

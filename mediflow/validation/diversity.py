@@ -14,15 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from mediflow.curation.semantic import LexicalEncoder, SemanticDuplicates, Vectors, open_encoder
-from medsmith.config import Block, execution
+from mediflow.curation.semantic import EncoderConfig, LexicalEncoder, Vectors, open_encoder
 
 Labels = NDArray[np.int64]
 OUTLIER = -1
 RANDOM_DRAWS = 20
 
 
-class Diversity(Block):
+class Diversity(EncoderConfig):
     """How questions are embedded and chosen."""
 
     method: Literal["hdbscan", "kmeans", "none"] = Field(
@@ -32,13 +31,6 @@ class Diversity(Block):
     )
     least_cluster: int = Field(2, ge=2, description="the smallest cluster of hdbscan; the paper does not tell its own")
     clusters: int | None = Field(None, ge=1, description="clusters of kmeans; default: a quarter of what is kept")
-    encoder: Literal["lexical", "folder", "endpoint"] = Field(
-        "lexical", description="as of mediflow.curate: lexical needs no model; folder: `model`; endpoint: `model_name`"
-    )
-    model: Path | None = Field(None, description="a local encoder's folder, for encoder: folder")
-    model_name: str = Field("", description="the model's name, for encoder: endpoint")
-    base_url: str | None = execution(None, "the endpoint's address; its key is OPENAI_API_KEY")
-    dimensions: int = Field(256, ge=2, description="of the lexical encoder's vectors")
 
 
 class Choice(NamedTuple):
@@ -52,8 +44,7 @@ def embed(texts: Sequence[str], settings: Diversity, seed: int) -> Vectors:
     """Vectors of length 1; the lexical encoder learns from these texts what is rare."""
     if settings.encoder == "lexical":
         return LexicalEncoder.fit(texts, settings.dimensions, seed).encode(texts)
-    given = settings.model_dump(include={"encoder", "model", "model_name", "base_url"})
-    return open_encoder(SemanticDuplicates(**given), Path()).encode(texts)
+    return open_encoder(settings, Path()).encode(texts)
 
 
 def choose(vectors: Vectors, quota: int, settings: Diversity, seed: int) -> Choice:
