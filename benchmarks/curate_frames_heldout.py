@@ -17,6 +17,8 @@ from typing import Any
 
 import yaml
 
+from mediflow.vocabulary.drugs import confused_drugs
+
 HERE = Path(__file__).parent
 MEDIFLOW = HERE.parent / "mediflow"
 SLOT = re.compile(r"\{(\w+)\}")
@@ -162,8 +164,7 @@ def frames() -> list[dict[str, Any]]:
 @cache
 def drug_groups() -> list[list[str]]:
     """Drugs that are mistaken for one another, and some of our own."""
-    known: list[list[str]] = yaml.safe_load((MEDIFLOW / "pairing" / "errors.yml").read_text(encoding="utf-8"))["drugs"]
-    return [*known, MORE_DRUGS]
+    return [*confused_drugs(), MORE_DRUGS]
 
 
 @cache

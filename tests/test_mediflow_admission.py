@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import mediflow.generation.admission
 from mediflow.generation.admission import Admitted, Look, NearRepeats, Repeat
+from mediflow.vocabulary.critical import agree, critical_keys
+from mediflow.vocabulary.drugs import known_drugs
+from medsmith.dedup import search, sign
+from medsmith.shingles import shingle, tokenize
 
 WORDS = [f"word{number}" for number in range(3000)]
 
@@ -52,7 +59,7 @@ def test_equal_words_are_an_exact_repeat() -> None:
 
 def test_a_near_repeat_has_its_true_similarity() -> None:
     """Of 100 shingles one changed word takes three: 97 of 103 are shared. Three changed words are too many at 0.9."""
-    words = [f"w{number}" for number in range(102)]
+    words = [f"word{number}" for number in range(102)]
     store = Store(threshold=0.9)
     assert store.put(" ".join(words)) is None
     one = [*words[:50], "other", *words[51:]]
@@ -92,6 +99,37 @@ def test_what_is_refused_is_no_partner_later() -> None:
         assert found is not None
         assert found.of == 0
     assert len(store.texts) == 1
+
+
+@given(
+    seed=st.integers(0, 10**6),
+    change=st.sampled_from(
+        [("left", "right"), ("0.5 mg", "5 mg"), ("mg", "mcg"), ("no fever", "fever"), ("colchicine", "allopurinol"),
+         ("gout", "asthma"), ("daily", "weekly"), ("weekend", "Sunday"), ("", "")]
+    ),
+)  # fmt: skip
+@settings(max_examples=40, deadline=None, derandomize=True)
+def test_generation_refuses_what_curation_drops(seed: int, change: tuple[str, str]) -> None:
+    """One word of a hundred changed: admission and curation agree whether the two are the same, for every such word."""
+    around = text(random.Random(seed), 80)
+    one = f"{around} pain in the left foot since the weekend; gout, no fever; takes colchicine 0.5 mg daily."
+    other = one.replace(*change) if change[0] else f"{one}!"
+    store = Store()
+    store.put(one)
+    guard = critical_keys(tokenize([one, other]))[0]
+    sets = shingle([one, other], 3)
+    drops = search(sign(sets, 128, 0), sets, 0.8, guard, lambda row, of: agree((one, other)[row], (one, other)[of]))
+    assert (store.put(other) is not None) == bool(drops) == (change[0] in ("gout", "weekend", ""))
+
+
+def test_the_guard_knows_drugs_without_the_simulation() -> None:
+    """No module of curation, pairing, admission or the vocabulary imports the clinic, inside functions or not."""
+    folder = Path(mediflow.generation.admission.__file__).parents[1]
+    files = [file for room in ("vocabulary", "curation", "pairing") for file in (folder / room).glob("*.py")]
+    assert len(files) > 15
+    for file in (*files, folder / "generation" / "admission.py"):
+        assert "mediflow.clinic" not in file.read_text(encoding="utf-8"), file
+    assert {"sevelamer", "warfarin", "donepezil"} <= known_drugs()
 
 
 @pytest.mark.parametrize("entries", [100, 1 << 18])

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mediflow.curation.critical import agree, concept_of, critical_keys
 from mediflow.curation.semantic import EndpointEncoder, LexicalEncoder, Meanings, SemanticDuplicates, open_encoder
 from mediflow.validation.diversity import Diversity
+from mediflow.vocabulary.critical import agree, concept_of, critical_keys
 from medsmith.config import load
 from medsmith.dedup import Duplicate, sign
 from medsmith.dedup import search as search_near

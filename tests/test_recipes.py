@@ -50,7 +50,14 @@ def kind_of(name: Path) -> str:
         return folder
     if folder == "merge_recipes/real":  # the recipes of pipelines/real.yml, for its three experts
         return "merge_recipes"
-    if folder in {"medsmith", "mediflow/pairing", "mediflow/clinic", "mediflow/validation", "benchmarks"}:
+    if folder in {
+        "medsmith",
+        "mediflow/pairing",
+        "mediflow/vocabulary",
+        "mediflow/clinic",
+        "mediflow/validation",
+        "benchmarks",
+    }:
         return "data"
     return "command" if folder in SEARCHES or "recipes" in name.parts[1:-1] else "unknown"
 

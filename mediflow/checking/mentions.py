@@ -12,6 +12,8 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import NamedTuple
 
+from mediflow.vocabulary.drugs import confusable_drugs
+
 CASED = frozenset({"Cr", "Na", "Ca", "Hb", "Hgb", "Plt"})
 """Short names beside those in capitals that are meant only as they are written here."""
 TOKEN = re.compile(r"\d+(?:,\d{3})+(?:\.\d+)?|\w+(?:[.'’-]\w+)*")
@@ -215,7 +217,6 @@ class Context:
 def known_names() -> Lexicon:
     """The names that the project itself knows: the clinic's diseases with all that is theirs, and common drugs."""
     from mediflow.clinic.knowledge import load_knowledge
-    from mediflow.pairing.flaws import known_drugs
 
     names: list[tuple[str, Concept]] = []
     for disease in (*load_knowledge("clinic"), *load_knowledge("second")):
@@ -225,7 +226,7 @@ def known_names() -> Lexicon:
         names.append((disease.lab.name, Concept("lab", disease.lab.name.lower())))
         if disease.finding:
             names.append((disease.finding, Concept("finding", disease.finding.lower())))
-    names += [(drug, Concept("drug", drug.lower())) for drug in known_drugs()]
+    names += [(drug, Concept("drug", drug.lower())) for drug in confusable_drugs()]
     names += [(allergen, Concept("allergen", allergen)) for allergen in ALLERGENS]
     names += [(short, Concept("allergen", allergen)) for short, allergen in SHORT_ALLERGENS.items()]
     names += [(short, Concept("lab", lab)) for short, lab in SHORT_LABS.items()]

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mediflow.curation.critical import critical_keys
 from mediflow.curation.filters import Finding, Limits, find_fault, may_be_faulty
 from mediflow.curation.semantic import Encoder, SemanticDuplicates, open_encoder
+from mediflow.vocabulary.critical import critical_keys
 from medsmith.decontaminate import Decontamination, Found, Screen, load_screen
 from medsmith.dedup import sign
 from medsmith.errors import UserError

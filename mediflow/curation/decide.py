@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from mediflow.curation import semantic
 from mediflow.curation.columns import Columns, Part, Texts, edited_id, gather
-from mediflow.curation.critical import agree
 from mediflow.curation.decisions import Verdict
 from mediflow.curation.rank import order_by_quality, order_stratified
+from mediflow.vocabulary.critical import agree
 from medsmith import dedup
 from medsmith.blocklists import Blocklist
 from medsmith.decontaminate import Screen, judge_found, refuse_losses

@@ -1,8 +1,8 @@
 """Rows that say the same in other words: embeddings, cosine similarity within groups, and a guard on what is said.
 
 Likeness of vectors does not see a changed dose or a lost "no". So only rows with equal concepts
-(mediflow/curation/critical.py: numbers, negations, sides, directions, drugs) are compared at all, which also makes the
-search small and exact: the rows of a group fall into many small classes. A class that is large (texts without any
+(mediflow/vocabulary/critical.py: numbers, negations, sides, directions, drugs) are compared at all, which also makes
+the search small and exact: the rows of a group fall into many small classes. A class that is large (texts without any
 number, say) is split by k-means first and searched within its clusters, as SemDeDup does (Abbas et al. 2023,
 arXiv:2303.09540).
 """

@@ -1,7 +1,8 @@
 """What was accepted so far, in little memory: is a new record the same as an earlier one, or nearly?
 
 Near repeats are proposed by MinHash bands and counted only after the true Jaccard similarity of the word shingles has
-been computed from the earlier record's own text, which is read back from the file: nothing is refused on an estimate.
+been computed from the earlier record's own text, which is read back from the file: nothing is refused on an estimate,
+and nothing that mediflow.curate would keep for a number, side, negation or drug: the guard is the same.
 Of a record are kept: 64 bits for each of 16 bands and for its exact words (136 bytes), 64 bytes of its signature, 8 of
 its place. That is some 0.6 GB for 2.5 million records.
 """
@@ -16,8 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from mediflow.vocabulary.critical import says_the_same
 from medsmith.config import Block
-from medsmith.shingles import split_words
+from medsmith.dedup import sign
+from medsmith.shingles import Shingles, jaccard, mix, split_words
 
 Words = NDArray[np.uint64]
 
@@ -41,6 +44,9 @@ class NearRepeats(Block):
         0.8, ge=0.5, le=1, description="similarity that refuses the later; null: equal ones"
     )
     shingle_words: int = Field(3, ge=1, description="words in a shingle")
+    guard: bool = Field(
+        True, description="records that differ in a number or unit, a negation, side or drug are no near repeats"
+    )
 
 
 class Repeat(NamedTuple):
@@ -82,7 +88,8 @@ class Admitted:
             shingles = None
         else:
             shingles = self._shingles(words, text)
-            minima = _sign(shingles, self.seed)
+            ends = np.array([0, len(shingles)])
+            minima = sign(Shingles(shingles, ends), BANDS * ROWS, self.seed)[0]
             keys = np.concatenate([np.array([exact], dtype=np.uint64), _bands(minima, salt)])
             signature = minima[:SIGNATURE_BYTES].astype(np.uint8)
         candidates = self._entries.find(keys)
@@ -112,8 +119,9 @@ class Admitted:
                 return Repeat(number, 1.0, True)
             if shingles is None or least is None:
                 continue
-            similarity = _jaccard(shingles, self._shingles(theirs, earlier))
-            if similarity >= least and (best is None or similarity > best.similarity):
+            similarity = jaccard(np.unique(shingles), np.unique(self._shingles(theirs, earlier)))
+            alike_enough = similarity >= least and (best is None or similarity > best.similarity)
+            if alike_enough and (not self.settings.guard or says_the_same(text, earlier)):
                 best = Repeat(number, similarity, False)
         return best
 
@@ -131,7 +139,7 @@ class Admitted:
         for place in range(size):
             value *= np.uint64(0x9E3779B97F4A7C15)
             value += hashes[place : place + windows]
-        return _mixed(value)
+        return mix(value)
 
 
 class _Entries:
@@ -209,14 +217,6 @@ class _Signatures:
         return alike
 
 
-def _sign(shingles: Words, seed: int) -> NDArray[np.uint32]:
-    from rensa import RMinHash
-
-    ends = np.array([0, len(shingles)], dtype=np.uint64)
-    matrix = RMinHash.digest_matrix_from_flat_token_hashes(shingles, ends, BANDS * ROWS, seed)
-    return np.array(matrix.to_rows()[0], dtype=np.uint32)
-
-
 def _bands(minima: NDArray[np.uint32], salt: int) -> Words:
     value: Words = np.arange(BANDS, dtype=np.uint64)
     value += np.uint64(salt)
@@ -224,23 +224,7 @@ def _bands(minima: NDArray[np.uint32], salt: int) -> Words:
     for place in range(ROWS):
         value *= np.uint64(0x9E3779B97F4A7C15)
         value += rows[:, place]
-    return _mixed(value)
-
-
-def _mixed(value: Words) -> Words:
-    """The end of splitmix64, in place; overflow is meant."""
-    value ^= value >> np.uint64(30)
-    value *= np.uint64(0xBF58476D1CE4E5B9)
-    value ^= value >> np.uint64(27)
-    value *= np.uint64(0x94D049BB133111EB)
-    value ^= value >> np.uint64(31)
-    return value
-
-
-def _jaccard(left: Words, right: Words) -> float:
-    left, right = np.unique(left), np.unique(right)
-    shared = int(np.intersect1d(left, right, assume_unique=True).size)
-    return shared / (len(left) + len(right) - shared)
+    return mix(value)
 
 
 def _hash(text: str) -> int:

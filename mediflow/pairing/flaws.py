@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from mediflow.vocabulary.drugs import confusable_drugs, confused_drugs
 from medsmith.errors import UserError
 
 Rule = Callable[[str, random.Random], str | None]
@@ -110,7 +111,7 @@ def swap_drug(text: str, rng: random.Random) -> str | None:
     if not found:
         return None
     name = rng.choice(found)
-    others = sorted({drug for row in _drugs() if name in row for drug in row} - {name} - set(found))
+    others = sorted({drug for row in confused_drugs() if name in row for drug in row} - {name} - set(found))
     if not others:
         return None
     other = rng.choice(others)
@@ -239,18 +240,8 @@ def _data() -> dict[str, Any]:
 
 
 @cache
-def _drugs() -> list[list[str]]:
-    return list(_data()["drugs"])
-
-
-def known_drugs() -> list[str]:
-    """The drugs that can be swapped for one another, in name order."""
-    return sorted({drug for row in _drugs() for drug in row})
-
-
-@cache
 def _drug_pattern() -> re.Pattern[str]:
-    return re.compile(r"\b(?:" + "|".join(sorted({drug for row in _drugs() for drug in row})) + r")\b", re.I)
+    return re.compile(r"\b(?:" + "|".join(confusable_drugs()) + r")\b", re.I)
 
 
 @cache

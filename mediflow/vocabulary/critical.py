@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import hashlib
 import re
-from functools import cache, lru_cache
+from collections import Counter
+from functools import lru_cache
 
 import numpy as np
 
-from mediflow.clinic.knowledge import load_knowledge
-from mediflow.pairing.flaws import known_drugs
+from mediflow.vocabulary.drugs import known_drugs
 from medsmith.shingles import (
     LEADING_MARK,
     TRAILING_MARK,
@@ -53,7 +53,7 @@ SMALL = (
 NUMBERS = {word: str(number) for number, word in enumerate(SMALL.split(), 2)} | {
     "nineteen": "19", "twenty": "20", "bid": "2", "twice": "2", "tid": "3", "thrice": "3", "qid": "4",
 }  # fmt: skip
-# Stems of international non-proprietary names, and names without one that are prescribed every day.
+# Stems of international non-proprietary names; drugs.yml has names without one.
 STEMS = re.compile(
     r"\w{2,}(?:pril|prilat|sartan|olol|alol|dipine|statin|fibrate|prazole|tidine|gliptin|gliflozin|glutide|glitazone"
     r"|formin|glinide|xaban|gatran|parin|grel|cillin|penem|mycin|micin|floxacin|cycline|oxacin|azole|navir|vudine"
@@ -61,20 +61,6 @@ STEMS = re.compile(
     r"|traline|pram|triptyline|pramine|peridol|apine|idone|piprazole|lukast|terol|tropium|sone|solone|onide|profen"
     r"|coxib|codone|morphone|fentanil|thiazide|semide|tanide|lactone|xanthine|phylline|setil|limus|trexate|purinol"
     r"|dronate|caine|curonium|levir|amivir|cef\w+|thyroxine|thiouracil|imazole|gabalin|gabapentin)\Z|cef\w{3,}\Z"
-)
-_WIDELY_USED = frozenset(
-    re.findall(
-        r"\w+",
-        "aspirin acetaminophen paracetamol warfarin heparin insulin digoxin amiodarone lithium morphine fentanyl "
-        "tramadol ketamine propofol levothyroxine gabapentin pregabalin phenytoin valproate carbamazepine lamotrigine "
-        "levetiracetam naloxone methadone buprenorphine ibuprofen naproxen diclofenac ketorolac colchicine "
-        "hydroxychloroquine metformin glipizide glyburide glimepiride clonidine hydralazine nitroglycerin isosorbide "
-        "spironolactone mannitol vancomycin metronidazole nitrofurantoin linezolid isoniazid rifampin ethambutol "
-        "oseltamivir remdesivir bupropion trazodone mirtazapine venlafaxine duloxetine quetiapine haloperidol "
-        "clozapine albuterol salbutamol epinephrine norepinephrine dopamine dobutamine vasopressin atropine adenosine "
-        "tamsulosin finasteride sildenafil penicillin amoxicillin clavulanate doxycycline tacrolimus methylphenidate "
-        "ondansetron omeprazole sertraline clopidogrel prednisone",
-    )
 )
 # A number with another unit is another number. The words of a line are one unit; "mmol/L" is two.
 UNITS = {
@@ -116,15 +102,6 @@ SCOPE = 4
 """Words after a negation that it is taken to deny."""
 
 
-@cache
-def drugs() -> frozenset[str]:
-    """Names of drugs that no stem tells: those in wide use, and those that this package itself writes about."""
-    names = known_drugs() + [
-        drug.name for world in ("clinic", "second") for disease in load_knowledge(world) for drug in disease.drugs
-    ]
-    return _WIDELY_USED.union(name.lower() for name in names if name.isalpha())
-
-
 def concept_of(word: str) -> str | None:
     """What a word of `split_words` says that must not change; None for a word that may."""
     if word in NUMBERS:
@@ -135,7 +112,7 @@ def concept_of(word: str) -> str | None:
         return _CONCEPT_OF[word]
     if _CODE.match(word) or _SIGNED.match(word) or word in "<>":
         return f"sign {word}"
-    return f"drug {word}" if word in drugs() or STEMS.match(word) else None
+    return f"drug {word}" if word in known_drugs() or STEMS.match(word) else None
 
 
 def critical_keys(words: Words) -> tuple[Hashes, np.ndarray]:
@@ -155,6 +132,12 @@ def critical_keys(words: Words) -> tuple[Hashes, np.ndarray]:
     met[places] = 1
     counts = sums(met, words.offsets)
     return mix(sums(values, words.offsets) ^ mix(counts)), counts.astype(np.int32)
+
+
+def says_the_same(left: str, right: str) -> bool:
+    """Whether two texts that look alike differ in nothing that matters: the guard of generation and of curation."""
+    one, other = (Counter(filter(None, map(concept_of, split_words(text)))) for text in (left, right))
+    return one == other and agree(left, right)
 
 
 def agree(left: str, right: str) -> bool:

@@ -1,0 +1,1 @@
+"""What clinical texts may not differ in: drugs, numbers with units, sides, negations; nothing of the simulation."""
