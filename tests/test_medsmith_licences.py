@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import re
+import socket
 import typing
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,7 +42,8 @@ def finished(folder: Path, licences: dict[str, str] | None = None, **settings: A
     """A finished run that states these licences."""
     with run.start(Step(out=folder, **settings), "toy.step") as this:
         this.facts["licences"] |= licences or {}
-        write_jsonl(this.folder / "rows.jsonl", [{"text": "Patient 17 has gout."}])
+        for name in ("rows.jsonl", "instructions/part-00000.jsonl"):
+            write_jsonl(this.folder / name, [{"text": "Patient 17 has gout."}])
         return this.finish(rows=1)
 
 
@@ -68,13 +71,17 @@ def blocks(cls: type[BaseModel], way: tuple[str, ...] = ()) -> Iterator[tuple[tu
                 yield from blocks(part, (*way, name))
 
 
-def made(cls: type[BaseModel], way: tuple[str, ...], value: Any) -> BaseModel:
-    """Settings with one value put in its place and nothing validated: those that go together are another matter."""
-    given: dict[str, Any] = {name: None for name, field in cls.model_fields.items() if field.is_required()}
+def made(cls: type[BaseModel], way: tuple[str, ...], value: Any, folder: Path) -> BaseModel:
+    """Settings with one value in its place and `folder` wherever one is required; what goes together is not asked."""
+    given: dict[str, Any] = {
+        name: folder if Path in inner(field.annotation) else None
+        for name, field in cls.model_fields.items()
+        if field.is_required()
+    }
     if way:
         annotation = cls.model_fields[way[0]].annotation
         below = next((p for p in inner(annotation) if isinstance(p, type) and issubclass(p, BaseModel)), None)
-        inside = value if not way[1:] or below is None else made(below, way[1:], value)
+        inside = value if not way[1:] or below is None else made(below, way[1:], value, folder)
         shapes = {typing.get_origin(part) for part in inner(annotation)}
         given[way[0]] = [inside] if list in shapes else {"x": inside} if dict in shapes else inside
     return cls.model_construct(**given)
@@ -109,38 +116,39 @@ def test_no_command_opens_a_remote_model_where_an_ancestor_is_under_an_agreement
 ) -> None:
     """Each command with an address × each of its addresses × each of its inputs, under every kind of agreement."""
     monkeypatch.chdir(ROOT)
+    looked_up: list[Any] = []
+    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *_, **__: looked_up.append(host))
     said = finished(tmp_path / "said", credentialed=True)
-    secret = [
+    runs = [
         finished(tmp_path / "far", data=finished(tmp_path / "near", data=said)),
         finished(tmp_path / "licensed", {"mimic": "PhysioNet Credentialed Health Data License 1.5.0"}),
+    ]
+    plain_files = [
         plain(tmp_path / "plain", "physionet-1.5.0"),
         plain(tmp_path / "one file", "other data use agreement") / "rows.jsonl",
     ]
-    free, found = finished(tmp_path / "free", {"rows": "MIT"}), senders()
-    assert {"mediflow.generate", "mediflow.judge", "mediflow.pair", "mediflow.validation_sets", "align.sample"} < {
-        name for name, _, _ in found
-    }
-    tried = 0
+    free, found, tried = finished(tmp_path / "free", {"rows": "MIT"}), senders(), 0
+    expected = {"mediflow.generate", "mediflow.judge", "mediflow.pair", "mediflow.validation_sets", "align.sample"}
+    assert expected < {name for name, _, _ in found}
     for name, cls, ways in found:
-        assert "run.start(" in Path(*name.split(".")).with_suffix(".py").read_text(), f"{name} opens no run"
-        for address in ways:
-            remote = made(cls, (*address, "base_url"), REMOTE)
-            for way in inputs(cls):
-                for path in (*secret, free):
-                    given = made(cls, way, path)
-                    both = {**remote.__dict__, way[0]: getattr(given, way[0])}
-                    if way[0] == address[0]:  # one block holds both
-                        block = getattr(given, way[0]).model_copy(update={"base_url": REMOTE})
-                        both[way[0]] = block
-                    config = cls.model_construct(**{**both, "out": tmp_path / "out" / name})
-                    assert path in artefacts(config).values()
-                    tried += 1
-                    if path is free:
-                        with run.start(config, name):
-                            continue
-                    with pytest.raises(UserError, match=r"use agreement \(.*would go to api.example.org"):
-                        run.start(config, name).__enter__()
-    assert tried > 200
+        for address, way in itertools.product(ways, inputs(cls)):
+            for path in (*runs, *plain_files, free):
+                given = made(cls, way, path, free)
+                settings = {**made(cls, (*address, "base_url"), REMOTE, free).__dict__, way[0]: getattr(given, way[0])}
+                if way[0] == address[0]:  # one block holds both
+                    settings[way[0]] = getattr(given, way[0]).model_copy(update={"base_url": REMOTE})
+                config = cls.model_construct(**{**settings, "out": tmp_path / "out" / name})
+                assert path in artefacts(config).values()
+                tried += 1
+                if path is free:
+                    with run.start(config, name):
+                        continue
+                with pytest.raises(UserError, match=r"use agreement \(.*would go to api.example.org"):
+                    run.start(config, name).__enter__()
+                if path is runs[0]:  # and the command itself, which may find another fault before
+                    with pytest.raises(UserError):
+                        importlib.import_module(name).main(config)
+    assert tried > 200 and not looked_up
 
 
 def test_only_modules_that_ask_speak_to_other_machines() -> None:
