@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from align.quotas import Quotas, Room
 from medsmith.documents import question_and_answer
-from medsmith.errors import UserError
+from medsmith.errors import UserError, quoted
 from medsmith.records import Instruction, content_id
 
 
@@ -57,7 +57,7 @@ def from_questions(rows: Iterable[Mapping[str, Any]], where: Path) -> list[Instr
         pair = question_and_answer(str(row.get("output", "")))
         if pair is None:
             raise UserError(
-                f"{where}: {str(row.get('output', ''))[:60]!r} is no question with its answer; give a folder "
+                f"{where}: {quoted(row.get('output', ''))} is no question with its answer; give a folder "
                 "of experts.prepare with task=question_answer"
             )
         asked, answer = pair

@@ -32,7 +32,9 @@ Answer, score and metric are three things: an unreadable output is counted apart
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -45,6 +47,8 @@ from medsmith.records import content_id
 FOLDER = Path(__file__).parent / "benchmarks"
 CLUE = Path(__file__).parent / "clue"
 COMPOSITE = "composite"
+
+log = logging.getLogger("eval.run")
 
 
 @dataclass(frozen=True)
@@ -130,9 +134,32 @@ def ask(system: str, user: str) -> list[dict[str, str]]:
     return [{"role": "system", "content": system}, {"role": "user", "content": user}]
 
 
+class BadRow(UserError):
+    """A row of a published set that cannot be asked or scored; it does not take the set with it."""
+
+
+UNREADABLE = "a row that cannot be read: "
+UNREADABLE_SHARE = 0.05
+"""Of more rows than these the set is another one than its reader is for."""
+
+
+@contextlib.contextmanager
+def leaving_out(dropped: Counter[str]) -> Iterator[None]:
+    """Count a row that is raised as a BadRow apart, under what is wrong with it; `loaded` refuses many of them."""
+    try:
+        yield
+    except BadRow as error:
+        dropped[f"{UNREADABLE}{error}"] += 1
+
+
 def loaded(rows: Iterable[Item], dropped: Counter[str], path: Path, notes: Mapping[str, Any] | None = None) -> Loaded:
     """Check that there are items and that no id is there twice (a Loaded with the items in the file's order)."""
     items = list(rows)
+    bad = [reason for reason in dropped if reason.startswith(UNREADABLE)]
+    if len(bad) > UNREADABLE_SHARE * (len(items) + dropped.total()):
+        raise UserError(bad[0].removeprefix(UNREADABLE) + (f" ({len(bad)} such rows)" if len(bad) > 1 else ""))
+    for reason in bad:
+        log.warning("left out: %s", reason)
     if not items:
         left = "".join(f"; {count} rows left out: {reason}" for reason, count in dropped.items())
         raise UserError(f"{path} holds no item{left}; an evaluation of nothing has no score")

@@ -14,6 +14,7 @@ from medsmith.books import data_files
 from medsmith.documents import with_texts
 from medsmith.errors import UserError
 from medsmith.row_files import TABLES, TEXTS, Row, files_in, kind_of, stream_rows
+from medsmith.run import find_record
 
 TRAINED_ON = ("train.jsonl", "rows.jsonl")
 """Of a folder that holds one of these, nothing else was trained on: not what was held out or dropped."""
@@ -37,8 +38,10 @@ def training_files(path: Path) -> list[Path]:
     if path.is_file():
         found = [path] if kind_of(path) in (*TABLES, *TEXTS) else []
     elif path.is_dir():
+        # A run keeps counts beside its rows in other tables.
+        kinds = (".jsonl", ".parquet", *TEXTS) if find_record(path) else (*TABLES, *TEXTS)
         chosen = [path / name for name in TRAINED_ON if (path / name).is_file()]
-        found = sorted((path / "data").glob("*.parquet")) or chosen[:1] or data_files(files_in(path, (*TABLES, *TEXTS)))
+        found = sorted((path / "data").glob("*.parquet")) or chosen[:1] or data_files(files_in(path, kinds))
     else:
         raise UserError(f"no such training data: {path}")
     if not found:

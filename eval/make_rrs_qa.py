@@ -31,7 +31,7 @@ from eval.tables import find_file, read_table
 from medsmith import run
 from medsmith.command import run_command
 from medsmith.errors import UserError
-from medsmith.records import write_jsonl
+from medsmith.records import read_text, write_jsonl
 
 WORD = re.compile(r"[A-Za-z]+(?:-[A-Za-z]+)*|\d[\w.]*\w|\d")
 SENTENCE = re.compile(r"(?:\d+\.\s+)?[^\s.;][^.;\n]*(?:\.\d[^.;\n]*)*")  # "1. Mass of 2.5 cm" is one
@@ -102,7 +102,7 @@ def read_reports(path: Path, left_out: Counter[str]) -> Iterator[Report]:
     """The reports of a file or of two .tok files; one without findings or impression is left out."""
     if path.is_dir():
         findings, impressions = (
-            find_file(path, f"*.{part}.tok", "MEDIQA-RRS").read_text(encoding="utf-8").splitlines()
+            read_text(find_file(path, f"*.{part}.tok", "MEDIQA-RRS")).splitlines()
             for part in ("findings", "impression")
         )
         if len(findings) != len(impressions):

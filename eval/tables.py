@@ -77,7 +77,8 @@ def find_file(path: Path, pattern: str, source: str) -> Path:
     """
     if path.is_file():
         return path
-    found = sorted(path.glob(pattern)) if path.is_dir() else []
+    # At any depth only where the top holds none: a clone of the repository is as good as its data folder.
+    found = (sorted(path.glob(pattern)) or sorted(path.rglob(pattern))) if path.is_dir() else []
     if len(found) == 1:
         return found[0]
     several = f" ({', '.join(file.name for file in found[:4])}{', …' * (len(found) > 4)})" if found else ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from medsmith.answers import Messages
 from medsmith.documents import question_and_answer
-from medsmith.errors import UserError
+from medsmith.errors import UserError, quoted
 from medsmith.records import Document, content_id
 
 SYSTEMS = ("", "You are a helpful assistant.", "Answer the question.", "Answer briefly.")
@@ -42,8 +42,8 @@ def _ask(document: Document, output: str, seed: int) -> Messages:
     pair = question_and_answer(output)
     if pair is None:
         raise UserError(
-            f"document '{document.id}': the row {output[:80]!r} is not of the form 'Question: … Answer: …'; mend it, "
-            "or set rows_as=text"
+            f"document '{document.id}': the row ({quoted(output)}) is not of the form 'Question: … Answer: …'; mend "
+            "it, or set rows_as=text"
         )
     system = SYSTEMS[int(content_id("system", seed, output), 16) % len(SYSTEMS)]
     turns = [_turn("user", pair[0]), _turn("assistant", pair[1])]

@@ -26,7 +26,7 @@ from medsmith.config import Block
 from medsmith.documents import with_texts
 from medsmith.errors import UserError
 from medsmith.packing import pack
-from medsmith.row_files import stream_rows
+from medsmith.row_files import name_columns, stream_rows
 
 
 class Rehearse(Block):
@@ -84,7 +84,7 @@ def _files(path: Path) -> list[Path]:
 def _contents(values: Mapping[str, Any], where: str) -> Iterator[Messages | str]:
     messages, text = values.get("messages"), values.get("text")
     if not messages and not text:
-        raise UserError(f"{where}: neither 'messages' nor 'text' (there are: {', '.join(values)[:200]})")
+        raise UserError(f"{where}: neither 'messages' nor 'text' ({name_columns(values)})")
     if messages:
         whole = isinstance(messages, list) and all(
             isinstance(turn, dict) and isinstance(turn.get("role"), str) and isinstance(turn.get("content"), str)

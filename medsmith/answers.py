@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from medsmith.borders import end_of_turn
-from medsmith.errors import UserError
+from medsmith.errors import UserError, quoted
 from medsmith.packing import IGNORED, Labelled
 
 Messages = Sequence[Mapping[str, str]]
@@ -61,8 +61,9 @@ def label_answers(tokenizer: Any, conversations: Sequence[Messages]) -> list[Lab
 
 def _parts(tokenizer: Any, turns: Messages, end: str) -> Iterator[_Part]:
     """The rendering of a conversation, what is read and what is trained in turn."""
+    roles = ", ".join(turn["role"] for turn in turns)
     if not turns or turns[-1]["role"] != "assistant":
-        raise UserError(f"a conversation does not end with the assistant's turn: {str(list(turns))[:200]}")
+        raise UserError(f"a conversation does not end with the assistant's turn, but with {roles or 'none'}")
     written = ""
     for number, turn in enumerate(turns):
         if turn["role"] != "assistant":
@@ -75,7 +76,7 @@ def _parts(tokenizer: Any, turns: Messages, end: str) -> Iterator[_Part]:
         rest = whole[len(prompt) :]
         start = rest.find(answer)
         if start < 0 or rest[:start].strip():
-            raise _unfit(f"does not write the answer as it is given ({answer[:40]!r} became {rest[:60]!r})")
+            raise _unfit(f"does not write the answer as it is given ({quoted(answer)} became {quoted(rest)})")
         stop = rest.find(end, start + len(answer))
         if stop < 0 or rest[start + len(answer) : stop].strip():
             raise _unfit(f"does not end the assistant's turn with {end} behind the answer, so a model would not stop")
@@ -91,7 +92,8 @@ def _render(tokenizer: Any, turns: Messages, ask: bool) -> str:
     try:
         text: str = tokenizer.apply_chat_template(list(turns), add_generation_prompt=ask, tokenize=False)
     except TemplateError as error:
-        raise UserError(f"the model's chat template refuses {str(list(turns))[:200]}: {error}") from None
+        roles = ", ".join(turn["role"] for turn in turns)
+        raise UserError(f"the model's chat template refuses turns of {roles}: {error}") from None
     return text
 
 

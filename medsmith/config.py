@@ -69,10 +69,10 @@ def load(cls: type[C], recipe: Path | dict[str, Any] | None = None, overrides: S
         UserError: unknown key (the nearest one is named), missing or wrong value, unreadable YAML.
     """
     values = {} if recipe is None else (recipe if isinstance(recipe, dict) else read_yaml(recipe))
-    where = str(recipe) if isinstance(recipe, Path) else "the settings"
     for override in overrides:
         values = assign(values, override)
     for path, key, known in _unknown(cls, values):
+        where = _giver(f"{path}{key}", recipe, overrides)
         if not path and (said := getattr(cls, "foreign", {}).get(key)):
             raise UserError(f"{where}: {said}")
         raise UserError(f"{where}: unknown key '{path}{key}'; {nearest(key, known, path)}")
@@ -81,6 +81,7 @@ def load(cls: type[C], recipe: Path | dict[str, Any] | None = None, overrides: S
     except ValidationError as error:
         first = error.errors()[0]
         key = _place(first["loc"], values, first["type"] == "missing")
+        where = _giver(key, recipe, overrides)
         if first["type"] == "extra_forbidden":
             raise UserError(f"{where}: unknown key '{key}'; remove it or see --help for the known ones") from None
         # Of a block that does not hold together the sentence names the values; the whole block would bury them.
@@ -93,6 +94,14 @@ def load(cls: type[C], recipe: Path | dict[str, Any] | None = None, overrides: S
         # A file of another kind than a recipe (a suite, prices) takes no settings from the command line.
         remedy = f"set it in the recipe or as {key}={value}" if issubclass(cls, Config) else "mend it there"
         raise UserError(f"{where}: '{key}': {said}{got}; {remedy}") from None
+
+
+def _giver(key: str, recipe: Any, overrides: Sequence[str]) -> str:
+    """Where a setting was given, for a message: an override has the last word over the recipe."""
+    given = (override.partition("=")[0] for override in overrides)
+    if key and any(f"{key}.".startswith(f"{name}.") for name in given):
+        return "the command line"
+    return str(recipe) if isinstance(recipe, Path) else "the settings"
 
 
 def _place(loc: Sequence[str | int], values: Any, missing: bool) -> str:

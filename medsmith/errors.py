@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -11,6 +12,12 @@ class UserError(Exception):
 
     The message names the value that was met and the remedy. Everything else is a bug and shows all.
     """
+
+
+def quoted(value: object) -> str:
+    """A value for a message: one word as it is, of anything longer its length. A row may be under an agreement."""
+    text = str(value)
+    return f"'{text}'" if re.fullmatch(r"[\w.,:/<>+-]{0,30}", text) else f"a text of {len(text):,} characters"
 
 
 def nearest(name: str, known: Iterable[str], prefix: str = "") -> str:

@@ -92,6 +92,15 @@ def _rows(path: Path, lines: Iterable[str]) -> Iterator[dict[str, Any]]:
         yield row
 
 
+def read_text(path: Path, newline: str | None = None) -> str:
+    """A text file in UTF-8 (a byte order mark is no part of it); UserError where it is in another encoding."""
+    try:
+        with path.open(encoding="utf-8-sig", newline=newline) as file:
+            return file.read()
+    except UnicodeDecodeError as error:
+        raise not_utf8(path, error) from None
+
+
 def not_utf8(path: Path, error: UnicodeDecodeError) -> UserError:
     """What to say of a text file in another encoding."""
     return UserError(f"{path} is not UTF-8 ({error.reason}); save it as UTF-8")

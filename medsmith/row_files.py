@@ -108,6 +108,8 @@ def stream_rows(path: Path, columns: Collection[str] | None = None, loose: bool 
         raise UserError(f"{path}: a {kind} file is read unpacked; gunzip it")
     with path.open("rb") as file:
         start = file.read(4)
+    if not start and named not in (".jsonl", ".txt", ".md"):
+        raise UserError(f"{path} is empty, which no {named} file is; fetch or write it again")
     if (holds := MAGIC.get(start, named)) != named:
         raise UserError(f"{path} is named {named} and holds {holds}; name it so, or save it as {named}")
     match kind:

@@ -180,5 +180,5 @@ def test_questions_of_a_teacher_are_rows_once_each_and_other_tasks_are_refused(t
     assert len({row.id for row in rows}) == 2
     assert all(row.instruction for row in rows)
     write_jsonl(folder / "rows.jsonl", [{"output": "A summary of the page."}])
-    with pytest.raises(UserError, match=r"'A summary of the page\.' is no question with its answer"):
+    with pytest.raises(UserError, match=r"a text of 22 characters is no question with its answer"):
         prepare.read_source(folder)

@@ -169,7 +169,7 @@ def test_files_that_do_not_fit_are_named(labels: str, ids: str, match: str, tmp_
     ("changes", "match"),
     [({"options": dict(zip("ABCDE", "abcde", strict=True))}, "row 2 has the options A, B, C, D, E; give the"),
      ({"options": [*"abcde"]}, "row 2 has the options A, B, C, D, E"), ({"answer_idx": "E"}, "answer 'E'"),
-     ({"answer_idx": 4}, "answer '4', which is none of A"), ({"answer": "sepsis"}, "'sepsis' is not option A"),
+     ({"answer_idx": 4}, "answer '4', which is none of A"), ({"answer": "sepsis"}, "the answer is not option A"),
      ({"options": {"A": "a", "B": " ", "C": "c", "D": "d"}}, "an empty option")],
 )  # fmt: skip
 def test_five_options_and_broken_keys_are_refused(changes: dict[str, Any], match: str, tmp_path: Path) -> None:

@@ -48,22 +48,23 @@ def test_a_test_set_of_medec_with_its_published_labels_has_its_known_floor(tmp_p
 
 
 def test_rows_of_medication_qa_are_counted_as_they_are(tmp_path: Path) -> None:
-    """690 rows, not the 674 of the README; one without answer is left out, so 689 items."""
+    """690 rows, all with an answer, not the 674 of the README; a row without one would be left out."""
     import openpyxl
 
     book = openpyxl.Workbook()
     book.active.append(["Question", "Focus (Drug)", "Question Type", "Answer", "Section Title", "URL"])
     for number in range(690):
-        book.active.append(
-            [f"Question {number}?", f"drug {number // 2}", "", "" if number == 7 else "An answer", "", ""]
-        )
+        book.active.append([f"Question {number}?", f"drug {number // 2}", "", "An answer", "", ""])
     book.save(tmp_path / "MedInfo2019-QA-Medications.xlsx")
     items, dropped, notes = medication_qa.load(tmp_path, "test")
-    assert (len(items), dropped) == (689, {"no answer": 1})
+    assert (len(items), dropped) == (690, {})
     assert (notes["rows"], notes["rows_by_readme"], notes["as_published"]) == (690, 674, None)
     assert len({item.group for item in items}) == 345
     with pytest.raises(UserError, match="one split.*set shots: 0"):
         medication_qa.load(tmp_path, "shots")
+    book.active["D9"] = None
+    book.save(tmp_path / "MedInfo2019-QA-Medications.xlsx")
+    assert medication_qa.load(tmp_path, "test").dropped == {"no answer": 1}
 
 
 CLINICIAN = [
@@ -275,8 +276,8 @@ def test_entries_agree_by_type_and_overlap(said: list[tuple[str, str, str]], sco
 @pytest.mark.parametrize(
     ("annotation", "said"),
     [
-        ({"entity": "Tobacco", "label": "Dose", "value": "x"}, "Tobacco, Dose, x is no annotation"),
-        ({"entity": "Tobacco", "label": "StatusTime", "value": "future"}, "StatusTime, future is no annotation"),
+        ({"entity": "Tobacco", "label": "Dose", "value": "x"}, "'Tobacco', 'Dose', 'x' is no annotation"),
+        ({"entity": "Tobacco", "label": "StatusTime", "value": "future"}, "'StatusTime', 'future' is no annotation"),
         (
             {"entity": "Tobacco", "label": "Amount", "value": "pack", "start": 0, "end": 4},
             "not what stands at its start",
@@ -313,3 +314,23 @@ def test_labels_of_sentences_are_counted(tmp_path: Path) -> None:
     write_csv(tmp_path / "own_annotated.csv", ("text", "label", "adverse"), [("a", "PARENT", "adverse,adverse")])
     with pytest.raises(UserError, match="is no label of"):
         sdoh_sentences.load(tmp_path, "test")
+
+
+@pytest.mark.parametrize("bad", [1, 3])
+def test_one_bad_row_does_not_take_the_set_with_it(bad: int, tmp_path: Path) -> None:
+    """Two values for one label, as a published row has: left out and said; many such rows are another file."""
+    rows = [f"Sentence {number}.,HOUSING,adverse" for number in range(40)]
+    rows[:bad] = [f'Mrs. Zanzibar {number}.,SUPPORT,"nonadverse,adverse"' for number in range(bad)]
+    folder = tmp_path / "SDoH" / "synthetic_data"
+    folder.mkdir(parents=True)
+    (folder / "Partial_Iteration_2_annotated.csv").write_text("\n".join(["text,label,adverse", *rows]))
+    (folder / "Partial_Iteration_2_demographic_annotated.csv").write_text("text\n")
+    benchmark = load_benchmark("sdoh_sentences")
+    if bad == 1:  # the clone of the repository is given
+        found = benchmark.load(tmp_path / "SDoH", "test")
+        assert len(found.items) == 39 and found.dropped.total() == 1
+        assert "row 1: 'SUPPORT' with 'nonadverse,adverse' is no label" in next(iter(found.dropped))
+    else:
+        with pytest.raises(UserError, match=r"row 1: .* is no label .*\(3 such rows\)") as error:
+            benchmark.load(folder, "test")
+        assert "Zanzibar" not in str(error.value)

@@ -366,3 +366,26 @@ def test_progress_counts_the_bytes_of_all_files(tmp_path: Path) -> None:
     origin = find_origin(config)
     done = [entry.done for entry in read(origin, config)]
     assert done == sorted(done) and len(done) == 16 and done[-1] == origin.size > 0
+
+
+@pytest.mark.parametrize("names", [("a.csv", "b.csv"), ("a.jsonl", "b.jsonl"), ("a.parquet", "b.parquet")])
+def test_ids_that_restart_in_each_file_are_qualified_by_the_file(tmp_path: Path, names: tuple[str, str]) -> None:
+    """Sets that count their rows in each file (MTS-Dialog) lose none; one document in two files is still one."""
+    halves = ([{"id": str(n), "text": text} for n, text in enumerate(TEXTS[at : at + 4])] for at in (0, 4))
+    for name, rows in zip(names, halves, strict=True):
+        put(tmp_path / "restart" / name, rows)
+        put(tmp_path / "same" / name, rows if name == names[1] else [*rows, {"id": "0", "text": TEXTS[4]}][4:])
+    settings = {"source": "S", "license": "CC-BY-4.0", "columns": {"id": "id", "text": "text"}}
+    found = build(tmp_path, corpus=str(tmp_path / "restart"), **settings)
+    assert set(found) == {f"{name}:{n}" for name in names for n in range(4)}
+    assert not any("reason" in line for line in found.values())
+    same = build(tmp_path / "2", corpus=str(tmp_path / "same"), **settings)
+    assert set(same) == {str(n) for n in range(4)}
+
+
+def test_no_message_holds_a_text_of_an_agreement(tmp_path: Path) -> None:
+    """A headerless table under an agreement: its first row is not printed as if it were columns."""
+    (tmp_path / "notes.csv").write_text("17,Mrs. Zanzibar was admitted\n18,Mrs. Z. went home\n")
+    with pytest.raises(UserError, match="the 2 that are there look like data: is there a line of names") as error:
+        build(tmp_path, corpus=str(tmp_path / "notes.csv"), license="ours", access="credentialed")
+    assert "Zanzibar" not in str(error.value)

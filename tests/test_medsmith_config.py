@@ -63,6 +63,8 @@ def test_unknown_key_names_the_nearest(tmp_path: Path, text: str, message: str) 
     with pytest.raises(UserError) as error:
         load(Settings, write(tmp_path, f"out: o\n{text}\n"))
     assert message in str(error.value)
+    with pytest.raises(UserError, match=r"^the command line: unknown key 'optimiser.rat'"):
+        load(Settings, write(tmp_path, "out: o\n"), ["optimiser.rat=1"])
 
 
 def test_wrong_values_are_one_line_with_value_and_key(tmp_path: Path) -> None:

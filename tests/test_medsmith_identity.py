@@ -41,7 +41,13 @@ def write(folder: Path, files: dict[str, bytes]) -> Path:
     return folder
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=40,
+    derandomize=True,
+    database=None,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(
     st.dictionaries(st.tuples(FOLDERS, NAMES).map("".join), st.binary(min_size=1, max_size=9), min_size=1, max_size=5),
     st.data(),

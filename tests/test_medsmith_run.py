@@ -330,7 +330,7 @@ HOLD = """
 import sys, pathlib
 from medsmith import run
 from medsmith.config import Config
-with run.start(Config(out=pathlib.Path(sys.argv[1])), "toy.make"):
+with run.start(Config(out=pathlib.Path(sys.argv[1])), "held.make"):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -346,13 +346,13 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
         assert run.is_held(folder)
         with (
             pytest.raises(UserError, match="is being written by another process"),
-            run.start(Config(out=folder), "toy.make"),
+            run.start(Config(out=folder), "held.make"),
         ):
             pass
         assert run.is_held(folder)
         other.kill()
     assert not run.is_held(folder)
-    with run.start(Config(out=folder), "toy.make") as this:
+    with run.start(Config(out=folder), "held.make") as this:
         assert this.resumed
         assert run.is_held(folder)
         this.finish()

@@ -17,7 +17,8 @@ from typing import Any
 from eval.benchmark import Item, Loaded, Published, ask, loaded
 from eval.scorers import counts_by_label, counts_f1
 from eval.tables import file_notes, find_file, read_table
-from medsmith.errors import UserError
+from medsmith.errors import UserError, quoted
+from medsmith.records import read_text
 
 VERSION = 1
 METRIC = "f1_macro"
@@ -114,7 +115,7 @@ def count(answer: list[str] | None, item: Item) -> dict[str, list[float]]:
 
 
 def _ids(file: Path) -> set[str]:
-    return {line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()}
+    return {line.strip() for line in read_text(file).splitlines() if line.strip()}
 
 
 def _items(name: str, rows: list[dict[str, Any]], where: str) -> list[Item]:
@@ -140,12 +141,12 @@ def _listed(value: Any, where: str) -> list[str]:
     try:
         return [str(part) for part in ast.literal_eval(text)]
     except (ValueError, SyntaxError):
-        raise UserError(f"{where}: cannot read the list {text[:60]}; write it as ['a', 'b']") from None
+        raise UserError(f"{where}: cannot read the list ({quoted(text)}); write it as ['a', 'b']") from None
 
 
 def _labels(row: dict[str, Any], where: str) -> list[str]:
     labels = sorted({label.removeprefix("I-") for label in _listed(row["labels"], where)})
     unknown = [label for label in labels if label not in LABELS]
     if unknown:
-        raise UserError(f"{where} has the label '{unknown[0]}', not one of {'; '.join(LABELS)}")
+        raise UserError(f"{where} has the label {quoted(unknown[0])}, not one of {'; '.join(LABELS)}")
     return labels

@@ -16,10 +16,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from eval.benchmark import Item, Loaded, ask, loaded
+from eval.benchmark import BadRow, Item, Loaded, ask, leaving_out, loaded
 from eval.scorers import exact
 from eval.tables import file_notes, find_split, read_table
-from medsmith.errors import UserError
+from medsmith.errors import quoted
 
 VERSION = 1
 METRIC = "accuracy"
@@ -39,23 +39,27 @@ log = logging.getLogger("eval.run")
 def load(path: Path, split: str = "test") -> Loaded:
     """Read the questions without the lettered options that the published ones carry; the options' texts are scored."""
     items = []
+    dropped: Counter[str] = Counter()
     rows: Counter[Path] = Counter()
     places: dict[str, Counter[str]] = {}
     for file, row in _rows(path, split):
         rows[file] += 1
-        options = [str(row[f"option{number}"]).strip() for number in range(1, 5)]
-        letter = str(row["answer_id"]).strip()
-        if letter not in LETTERS or not all(options):
-            raise UserError(f"{file}: question {row['question_id']} has the answer '{letter}' and options {options}")
-        stem = re.split(r"\s+A\. ", str(row["question"]).strip(), maxsplit=1)[0].strip()
-        # Two levels of the published set number their questions alike.
-        name = f"{row['level']}-{row['question_id']}"
-        gold = options[LETTERS.index(letter)]
-        places.setdefault(str(row["level"]), Counter(dict.fromkeys(LETTERS, 0)))[letter] += 1
-        items.append(Item(name, name, ask(SYSTEM, stem), gold, options, str(row["level"])))
+        with leaving_out(dropped):
+            options = [str(row[f"option{number}"]).strip() for number in range(1, 5)]
+            letter = str(row["answer_id"]).strip()
+            if letter not in LETTERS or not all(options):
+                raise BadRow(
+                    f"{file}: question {row['question_id']} has the answer {quoted(letter)}, or an empty option"
+                )
+            stem = re.split(r"\s+A\. ", str(row["question"]).strip(), maxsplit=1)[0].strip()
+            # Two levels of the published set number their questions alike.
+            name = f"{row['level']}-{row['question_id']}"
+            gold = options[LETTERS.index(letter)]
+            places.setdefault(str(row["level"]), Counter(dict.fromkeys(LETTERS, 0)))[letter] += 1
+            items.append(Item(name, name, ask(SYSTEM, stem), gold, options, str(row["level"])))
     found = {level: dict(places[level]) for level in sorted(places)}
     log.info("icd10cm: places of the right answers %s", found)
-    return loaded(items, Counter(), path, file_notes(rows, {}) | {"answer_places": found})
+    return loaded(items, dropped, path, file_notes(rows, {}) | {"answer_places": found})
 
 
 def _rows(path: Path, split: str) -> Iterator[tuple[Path, dict[str, Any]]]:

@@ -12,10 +12,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from eval.benchmark import Item, Loaded, Published, ask, loaded
+from eval.benchmark import BadRow, Item, Loaded, Published, ask, leaving_out, loaded
 from eval.parsing import parse_sentence_number
 from eval.tables import file_notes, find_split, read_table
-from medsmith.errors import UserError
+from medsmith.errors import quoted
 
 VERSION = 1
 METRIC = "accuracy"  # of the sentence's number
@@ -44,7 +44,10 @@ def load(path: Path, split: str = "test") -> Loaded:
         if not row["Sentences"].strip():
             dropped["blank row"] += 1
             continue
-        items.append(Item(row["Text ID"], row["Text ID"], ask(SYSTEM, row["Sentences"].strip()), str(_gold(row, file))))
+        with leaving_out(dropped):
+            items.append(
+                Item(row["Text ID"], row["Text ID"], ask(SYSTEM, row["Sentences"].strip()), str(_gold(row, file)))
+            )
     return loaded(items, dropped, file, file_notes({file: len(rows)}, PUBLISHED))
 
 
@@ -71,8 +74,8 @@ def _gold(row: dict[str, Any], file: Path) -> int:
         return -1
     if flag == "1" and number.isdecimal() and int(number) in _sentences(row["Sentences"]):
         return int(number)
-    raise UserError(
-        f"{file}: text {row['Text ID']} has the error flag '{flag}' and the sentence '{number}'; that is no label"
+    raise BadRow(
+        f"{file}: text {row['Text ID']} has the flag {quoted(flag)} and the sentence {quoted(number)}; that is no label"
     )
 
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from eval.benchmark import Item, Loaded, Published, ask, loaded
+from eval.benchmark import BadRow, Item, Loaded, Published, ask, leaving_out, loaded
 from eval.parsing import parse_label
 from eval.scorers import exact
 from eval.tables import file_notes, find_split, read_table
-from medsmith.errors import UserError
+from medsmith.errors import quoted
 from medsmith.records import content_id
 
 VERSION = 1
@@ -37,14 +37,18 @@ def load(path: Path, split: str = "test") -> Loaded:
     """Read the pairs; the three hypotheses of one premise are a group."""
     file = find_split(path, FILES, split, SOURCE)
     rows = read_table(file, ("pairID", "gold_label", "sentence1", "sentence2"))
+    dropped: Counter[str] = Counter()
     items = []
     for row in rows:
-        label = row["gold_label"].upper()
-        if label not in LABELS:
-            raise UserError(f"{file}: pair {row['pairID']} has the label '{row['gold_label']}', not one of {LABELS}")
-        user = f"SENTENCE_1: {row['sentence1']}\nSENTENCE_2: {row['sentence2']}"
-        items.append(Item(str(row["pairID"]), content_id(row["sentence1"]), ask(SYSTEM, user), label))
-    return loaded(items, Counter(), file, file_notes({file: len(rows)}, PUBLISHED))
+        with leaving_out(dropped):
+            label = row["gold_label"].upper()
+            if label not in LABELS:
+                raise BadRow(
+                    f"{file}: pair {row['pairID']} has the label {quoted(row['gold_label'])}, not one of {LABELS}"
+                )
+            user = f"SENTENCE_1: {row['sentence1']}\nSENTENCE_2: {row['sentence2']}"
+            items.append(Item(str(row["pairID"]), content_id(row["sentence1"]), ask(SYSTEM, user), label))
+    return loaded(items, dropped, file, file_notes({file: len(rows)}, PUBLISHED))
 
 
 def parse(output: str, item: Item) -> str | None:

@@ -11,10 +11,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from eval.benchmark import Item, Loaded, Published, ask, loaded
+from eval.benchmark import BadRow, Item, Loaded, Published, ask, leaving_out, loaded
 from eval.scorers import exact
 from eval.tables import file_notes, find_split, read_table
-from medsmith.errors import UserError
+from medsmith.errors import UserError, quoted
 from medsmith.records import content_id
 
 VERSION = 1
@@ -38,14 +38,15 @@ def load(path: Path, split: str = "test") -> Loaded:
     items = []
     rows = read_table(file, ("question", "options", "answer_idx"))
     for number, row in enumerate(rows, 1):
-        options = _options(row, f"{file} row {number}")
-        letter = _letter(row, options, f"{file} row {number}")
-        if len(set(options)) < len(options):
-            dropped["two options are alike"] += 1
-            continue
-        asked = str(row["question"]).strip()
-        gold, step = options[LETTERS.index(letter)], str(row.get("meta_info", ""))
-        items.append(Item(f"{number:05d}", content_id(asked), ask(SYSTEM, asked), gold, options, step))
+        with leaving_out(dropped):
+            options = _options(row, f"{file} row {number}")
+            letter = _letter(row, options, f"{file} row {number}")
+            if len(set(options)) < len(options):
+                dropped["two options are alike"] += 1
+                continue
+            asked = str(row["question"]).strip()
+            gold, step = options[LETTERS.index(letter)], str(row.get("meta_info", ""))
+            items.append(Item(f"{number:05d}", content_id(asked), ask(SYSTEM, asked), gold, options, step))
     notes = file_notes({file: len(rows)}, PUBLISHED) | {"right_letters": right_letters(items)}
     return loaded(items, dropped, file, notes)
 
@@ -72,7 +73,7 @@ def _options(row: dict[str, Any], where: str) -> list[str]:
         raise UserError(f"{where} has the options {', '.join(sorted(named))}; give the four-option file, A to D")
     options = [str(named[letter]).strip() for letter in LETTERS]
     if not all(options):
-        raise UserError(f"{where} has an empty option; mend or leave out the row")
+        raise BadRow(f"{where} has an empty option; mend or leave out the row")
     return options
 
 
@@ -81,8 +82,8 @@ def _letter(row: dict[str, Any], options: list[str], where: str) -> str:
     given = str(row["answer_idx"]).strip()
     letter = LETTERS[int(given)] if given in {"0", "1", "2", "3"} else given
     if letter not in tuple(LETTERS):
-        raise UserError(f"{where} has the answer '{given}', which is none of A, B, C, D")
+        raise BadRow(f"{where} has the answer {quoted(given)}, which is none of A, B, C, D")
     text = str(row.get("answer", "")).strip()
     if text not in {"", letter, options[LETTERS.index(letter)]}:
-        raise UserError(f"{where}: the answer '{text[:60]}' is not option {letter}; mend the row")
+        raise BadRow(f"{where}: the answer is not option {letter}; mend the row")
     return letter

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from eval.benchmark import COMPOSITE, Item, Loaded, Published, ask, loaded
+from eval.benchmark import COMPOSITE, BadRow, Item, Loaded, Published, ask, leaving_out, loaded
 from eval.parsing import parse_text
 from eval.scorers import rouge
 from eval.tables import file_notes, find_split, read_table
-from medsmith.errors import UserError
+from medsmith.errors import quoted
 from medsmith.records import content_id
 
 VERSION = 1
@@ -67,18 +67,21 @@ def load(path: Path, split: str = "test") -> Loaded:
     dropped: Counter[str] = Counter()
     items = []
     for row in rows:
-        name, header = str(row["ID"]).strip(), str(row["section_header"]).strip().upper()
-        # Some published lines end with a space or a carriage return.
-        dialogue, text = (
-            "\n".join(map(str.strip, row[key].strip().splitlines())) for key in ("dialogue", "section_text")
-        )
-        if not dialogue or not text:
-            dropped["no dialogue or section text"] += 1
-            continue
-        if header not in HEADERS:
-            raise UserError(f"{file}: row {name} has the section header '{header}'; there are {', '.join(HEADERS)}")
-        messages = ask(SYSTEM, f"SECTION: {HEADERS[header]}\nCONVERSATION:\n{dialogue}")
-        items.append(Item(name, content_id(dialogue), messages, text))
+        with leaving_out(dropped):
+            name, header = str(row["ID"]).strip(), str(row["section_header"]).strip().upper()
+            # Some published lines end with a space or a carriage return.
+            dialogue, text = (
+                "\n".join(map(str.strip, row[key].strip().splitlines())) for key in ("dialogue", "section_text")
+            )
+            if not dialogue or not text:
+                dropped["no dialogue or section text"] += 1
+                continue
+            if header not in HEADERS:
+                raise BadRow(
+                    f"{file}: row {name} has the section header {quoted(header)}; there are {', '.join(HEADERS)}"
+                )
+            messages = ask(SYSTEM, f"SECTION: {HEADERS[header]}\nCONVERSATION:\n{dialogue}")
+            items.append(Item(name, content_id(dialogue), messages, text))
     return loaded(items, dropped, file, file_notes({file: len(rows)}, PUBLISHED))
 
 

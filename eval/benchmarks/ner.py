@@ -21,7 +21,8 @@ from eval.benchmark import Item, Loaded, Repaired, ask, loaded
 from eval.parsing import parse_json
 from eval.scorers import counts_multiset, entities_iob2
 from eval.tables import file_notes, find_split, read_table
-from medsmith.errors import UserError
+from medsmith.errors import UserError, quoted
+from medsmith.records import read_text
 
 VERSION = 1
 METRIC = "ner_f1_strict"
@@ -132,7 +133,7 @@ def _read_columns(file: Path) -> Iterator[Sentence]:
     tokens: list[str] = []
     tags: list[str] = []
     number = documents = 0
-    for place, line in enumerate([*file.read_text(encoding="utf-8-sig").splitlines(), ""], 1):
+    for place, line in enumerate([*read_text(file).splitlines(), ""], 1):
         cells = line.split("\t") if "\t" in line else line.split()
         if not line.strip():
             if tokens:
@@ -142,7 +143,7 @@ def _read_columns(file: Path) -> Iterator[Sentence]:
         elif cells[0] == "-DOCSTART-":
             documents += 1
         elif len(cells) < 2 or not cells[0].strip() or not cells[-1].strip():
-            raise UserError(f"{file} line {place}: '{line[:60]}' is no token with a tag; separate them by a tab")
+            raise UserError(f"{file} line {place}: {quoted(line)} is no token with a tag; separate them by a tab")
         else:
             tokens.append(cells[0].strip())
             tags.append(cells[-1].strip())

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from eval.benchmark import Item, Loaded, Published, ask, loaded
+from eval.benchmark import BadRow, Item, Loaded, Published, ask, leaving_out, loaded
 from eval.parsing import parse_leading_label
 from eval.scorers import exact
 from eval.tables import check_columns, file_notes, find_file
-from medsmith.errors import UserError
+from medsmith.errors import UserError, quoted
 from medsmith.records import read_json
 
 VERSION = 1
@@ -42,17 +42,20 @@ def load(path: Path, split: str = "test") -> Loaded:
     if missing:
         raise UserError(f"{path}: the test key names article {missing[0]}, which ori_pqal.json does not hold")
     wanted = key if split == "test" else {k: a["final_decision"] for k, a in articles.items() if k not in key}
+    dropped: Counter[str] = Counter()
     items = []
     for name, label in wanted.items():
-        article = articles[name]
-        check_columns(article, ("QUESTION", "CONTEXTS"), f"{path} article {name}")
-        if label not in LABELS:
-            raise UserError(f"{path}: article {name} has the answer '{label}', not one of {LABELS}")
-        abstract = "\n".join(article["CONTEXTS"])
-        user = f"ABSTRACT: {abstract}\nQUESTION: {article['QUESTION']}"
-        items.append(Item(name, name, ask(SYSTEM, user), label))
+        with leaving_out(dropped):
+            article = articles[name]
+            check_columns(article, ("QUESTION", "CONTEXTS"), f"{path} article {name}")
+            if label not in LABELS:
+                raise BadRow(f"{path}: article {name} has the answer {quoted(label)}, not one of {LABELS}")
+            abstract = "\n".join(article["CONTEXTS"])
+            user = f"ABSTRACT: {abstract}\nQUESTION: {article['QUESTION']}"
+            items.append(Item(name, name, ask(SYSTEM, user), label))
     reason = "outside the published test split" if split == "test" else "in the published test split"
-    return loaded(items, Counter({reason: len(articles) - len(items)}), path, notes)
+    dropped[reason] = len(articles) - len(wanted)
+    return loaded(items, dropped, path, notes)
 
 
 def parse(output: str, item: Item) -> str | None:

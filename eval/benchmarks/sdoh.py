@@ -19,12 +19,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from eval.benchmark import Item, Loaded, Repaired, ask, loaded
+from eval.benchmark import BadRow, Item, Loaded, Repaired, ask, leaving_out, loaded
 from eval.parsing import parse_json_as
 from eval.scorers import Span, type_overlap_f1
 from eval.tables import check_columns, file_notes, find_split, read_table
 from medsmith.digests import combined, output_digests
-from medsmith.errors import UserError
+from medsmith.errors import UserError, quoted
+from medsmith.records import read_text
 
 VERSION = 1
 METRIC = "entity_f1_type"
@@ -79,20 +80,21 @@ def load(path: Path, split: str = "test") -> Loaded:
     """Read the notes. One without annotations stays: its right answer is the empty list."""
     folder = path / FOLDERS[split]
     left_out: Counter[str] = Counter()
+    dropped: Counter[str] = Counter()
     if folder.is_dir():
-        file, rows = folder, list(_read_brat(folder, left_out))
+        file, rows = folder, list(_read_brat(folder, left_out, dropped))
         digest = combined(output_digests(folder))
         notes = {"file": f"{folder.name}/", "rows": len(rows), "sha256": digest, "as_published": None}
     else:
         file = find_split(path, FILES, split, SOURCE)
-        rows = list(_read_jsonl(file))
+        rows = list(_read_jsonl(file, dropped))
         notes = file_notes({file: len(rows)}, {})
     items = []
     for note in rows:
         shown = [{key: row[key] for key in ("entity", "label", "value")} for row in note.annotations]
         gold = json.dumps(shown, ensure_ascii=False)
         items.append(Item(note.id, note.id, ask(SYSTEM, note.text), gold, slice=note.source, truth=note.annotations))
-    return loaded(items, Counter(), file, notes | {"annotations_left_out": dict(sorted(left_out.items()))})
+    return loaded(items, dropped, file, notes | {"annotations_left_out": dict(sorted(left_out.items()))})
 
 
 def parse(output: str, item: Item) -> Any:
@@ -156,32 +158,35 @@ def _plain(value: str) -> str:
     return " ".join(value.replace("_", " ").split()).casefold()
 
 
-def _read_jsonl(file: Path) -> Iterator[Note]:
+def _read_jsonl(file: Path, dropped: Counter[str]) -> Iterator[Note]:
     """The notes of a file, their annotations checked."""
     for number, row in enumerate(read_table(file, ("id", "text", "annotations")), 1):
-        for annotation in row["annotations"]:
-            where = f"{file} row {number}"
-            check_columns(annotation, ("entity", "label", "value"), where)
-            entity, label, value = (annotation[name] for name in ("entity", "label", "value"))
-            allowed = values_of(entity, label)
-            if label not in LABELS.get(entity, ()) or (allowed and _plain(value) not in allowed):
-                raise UserError(f"{where}: {entity}, {label}, {value} is no annotation of eval/benchmarks/sdoh.py")
-            if not allowed and row["text"][annotation.get("start", 0) : annotation.get("end", 0)] != value:
-                raise UserError(f"{where}: '{value}' is not what stands at its start and end in the text")
-        yield Note(str(row["id"]), "", row["text"], row["annotations"])
+        with leaving_out(dropped):
+            for annotation in row["annotations"]:
+                where = f"{file} row {number}"
+                check_columns(annotation, ("entity", "label", "value"), where)
+                entity, label, value = (annotation[name] for name in ("entity", "label", "value"))
+                allowed = values_of(entity, label)
+                if label not in LABELS.get(entity, ()) or (allowed and _plain(value) not in allowed):
+                    raise BadRow(f"{where}: {quoted(entity)}, {quoted(label)}, {quoted(value)} is no annotation here")
+                if not allowed and row["text"][annotation.get("start", 0) : annotation.get("end", 0)] != value:
+                    raise BadRow(
+                        f"{where}: the value of {entity} {label} is not what stands at its start and end in the text"
+                    )
+            yield Note(str(row["id"]), "", row["text"], row["annotations"])
 
 
-def _read_brat(folder: Path, left_out: Counter[str]) -> Iterator[Note]:
+def _read_brat(folder: Path, left_out: Counter[str], dropped: Counter[str]) -> Iterator[Note]:
     """The notes of a folder; `left_out` counts annotations that have no value or a label of no table above."""
     for ann in sorted(folder.rglob("*.ann")):
         file = ann.with_suffix(".txt")
         if not file.is_file():
             raise UserError(f"{ann} has no {file.name} beside it")
-        with file.open(encoding="utf-8", newline="") as lines:  # offsets count the line ends as they are
-            text = lines.read()
+        text = read_text(file, newline="")  # offsets count the line ends as they are
         name = ann.relative_to(folder).with_suffix("")
-        annotations = list(_annotations(ann, text, left_out))
-        yield Note(name.as_posix(), name.parts[0] if len(name.parts) > 1 else "", text, annotations)
+        with leaving_out(dropped):
+            annotations = list(_annotations(ann, text, left_out))
+            yield Note(name.as_posix(), name.parts[0] if len(name.parts) > 1 else "", text, annotations)
 
 
 def _annotations(ann: Path, text: str, left_out: Counter[str]) -> Iterator[Annotation]:
@@ -193,7 +198,7 @@ def _annotations(ann: Path, text: str, left_out: Counter[str]) -> Iterator[Annot
     spans: dict[str, tuple[str, int, int]] = {}
     values: dict[str, str] = {}
     events: list[list[str]] = []
-    for line in ann.read_text(encoding="utf-8").splitlines():
+    for line in read_text(ann).splitlines():
         key, _, rest = line.partition("\t")
         if key[:1] == "T":
             label, *offsets = re.split(r"[ ;]", rest.partition("\t")[0])
@@ -206,7 +211,7 @@ def _annotations(ann: Path, text: str, left_out: Counter[str]) -> Iterator[Annot
         entity = trigger.partition(":")[0]
         for target in (argument.partition(":")[2] for argument in arguments):
             if target not in spans or spans[target][2] > len(text):
-                raise UserError(f"{ann}: event {trigger} names {target}, which has no span in {ann.stem}.txt")
+                raise BadRow(f"{ann}: event {trigger} names {target}, which has no span in {ann.stem}.txt")
             label, start, end = spans[target]
             allowed = values_of(entity, label)
             value = _plain(values.get(target, "")) if allowed else text[start:end]

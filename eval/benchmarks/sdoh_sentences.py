@@ -15,10 +15,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from eval.benchmark import Item, Loaded, Published, Repaired, ask, loaded
+from eval.benchmark import BadRow, Item, Loaded, Published, Repaired, ask, leaving_out, loaded
 from eval.parsing import parse_json_as
 from eval.tables import file_notes, find_split, read_table
-from medsmith.errors import UserError
+from medsmith.errors import quoted
 from medsmith.records import content_id
 
 VERSION = 1
@@ -28,7 +28,8 @@ LICENCE = "PhysioNet Credentialed Health Data License 1.5.0; the open synthetic 
 SOURCE = "physionet.org/content/annotation-dataset-sdoh/1.0.1 or github.com/AIM-Harvard/SDoH (synthetic_data)"
 MAX_NEW_TOKENS = 128
 
-FILES = {"test": "*annotated.csv", "shots": "Iteration_1.csv"}
+# Beside it lies another annotation of the same sentences, `…_demographic_annotated.csv`.
+FILES = {"test": "*[!c]_annotated.csv", "shots": "Iteration_1.csv"}
 PUBLISHED = {"Partial_Iteration_2_annotated.csv": Published(480)}
 LABELS = ("EMPLOYMENT", "HOUSING", "TRANSPORTATION", "PARENT", "RELATIONSHIP", "SUPPORT")
 NONE = ("", "<NO_SDOH>", "NO_SDOH")
@@ -61,9 +62,10 @@ def load(path: Path, split: str = "test") -> Loaded:
         if not text:
             dropped["no text"] += 1
             continue
-        labels = _labels(row, f"{file} row {number}")
-        gold = json.dumps([{"label": label, "adverse": adverse} for label, adverse in labels.items()])
-        items.append(Item(f"{number:04d}", content_id(text), ask(SYSTEM, text), gold, truth=labels))
+        with leaving_out(dropped):
+            labels = _labels(row, f"{file} row {number}")
+            gold = json.dumps([{"label": label, "adverse": adverse} for label, adverse in labels.items()])
+            items.append(Item(f"{number:04d}", content_id(text), ask(SYSTEM, text), gold, truth=labels))
     return loaded(items, dropped, file, file_notes({file: len(rows)}, PUBLISHED))
 
 
@@ -106,8 +108,8 @@ def _labels(row: dict[str, Any], where: str) -> dict[str, bool]:
     adverse = [part.strip().casefold() for part in str(row["adverse"] or "").split(",")]
     unknown = [label for label in labels if label not in LABELS]
     if unknown or (labels and len(adverse) != len(labels)) or not {*adverse} <= {"adverse", "nonadverse", ""}:
-        raise UserError(
-            f"{where}: '{row['label']}' with '{row['adverse']}' is no label of eval/benchmarks/sdoh_sentences.py"
+        raise BadRow(
+            f"{where}: {quoted(row['label'])} with {quoted(row['adverse'])} is no label of {Path(__file__).name}"
         )
     return {label: part == "adverse" for label, part in zip(labels, adverse, strict=False)}
 

@@ -15,10 +15,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from eval.benchmark import Item, Loaded, Published, ask, loaded
+from eval.benchmark import BadRow, Item, Loaded, Published, ask, leaving_out, loaded
 from eval.scorers import counts_by_label
 from eval.tables import file_notes, find_split, read_table
-from medsmith.errors import UserError
+from medsmith.errors import quoted
 
 VERSION = 1
 METRIC = "accuracy"
@@ -52,19 +52,20 @@ def load(path: Path, split: str = "test") -> Loaded:
     items = []
     rows = read_table(file, ("acuity",))
     for number, row in enumerate(rows, 1):
-        level = str(row["acuity"] or "").strip().removesuffix(".0")
-        case = _case(row)
-        if str(row.get("Final Decision") or "RETAIN").strip().upper() != "RETAIN":
-            dropped["removed by the experts"] += 1
-        elif not level or not case:
-            dropped["no level or no case"] += 1
-        elif level not in LABELS:
-            raise UserError(f"{file} row {number} has the acuity '{level}', not one of 1 to 5")
-        else:
-            name = str(row.get("stay_id") or number)
-            # The first column's name has lost its first letter in the published file.
-            group = next((str(value) for key, value in row.items() if key.endswith("ubject_id") and value), name)
-            items.append(Item(name, group, ask(SYSTEM, case), level))
+        with leaving_out(dropped):
+            level = str(row["acuity"] or "").strip().removesuffix(".0")
+            case = _case(row)
+            if str(row.get("Final Decision") or "RETAIN").strip().upper() != "RETAIN":
+                dropped["removed by the experts"] += 1
+            elif not level or not case:
+                dropped["no level or no case"] += 1
+            elif level not in LABELS:
+                raise BadRow(f"{file} row {number} has the acuity {quoted(level)}, not one of 1 to 5")
+            else:
+                name = str(row.get("stay_id") or number)
+                # The first column's name has lost its first letter in the published file.
+                group = next((str(value) for key, value in row.items() if key.endswith("ubject_id") and value), name)
+                items.append(Item(name, group, ask(SYSTEM, case), level))
     return loaded(items, dropped, file, file_notes({file: len(rows)}, PUBLISHED))
 
 

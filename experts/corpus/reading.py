@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from experts.corpus.bulk import BULK
 from experts.corpus.known import Known, known_on_hub, load_known
@@ -24,6 +25,7 @@ from medsmith.row_files import TABLES, TEXTS, Row, kind_of, name_columns, stream
 if TYPE_CHECKING:
     from experts.corpora import Config
 
+log = logging.getLogger("experts.corpora")
 
 OWN = ("id", "title", "text", "source", "license")
 """The columns of a corpus in our own format."""
@@ -56,6 +58,8 @@ class Origin:
     license: str
     table: str | None
     known: Known | None
+    ids_restart: bool = False
+    """Whether ids are numbers in their file: then documents are named by file and id."""
 
     @property
     def size(self) -> int:
@@ -86,15 +90,31 @@ def find_origin(config: Config, fetch: Fetch | None = None) -> Origin:
     patterns = config.files or (known.files if known else [])
     root = None if reference is None else resolve("corpus", reference, config.access, fetch, patterns or DATA_FILES)
     known_columns = list(known.columns.items()) if known else []
+    columns = {str(name): column for name, column in (*known_columns, *config.columns.items())}
+    files = [] if root is None else find_files(root, patterns)
     return Origin(
         root=root,
-        files=[] if root is None else find_files(root, patterns),
-        columns={str(name): column for name, column in (*known_columns, *config.columns.items())},
+        files=files,
+        columns=columns,
         source=config.source or (known.source if known else None) or "",
         license=config.license or (known.license if known else None) or "",
         table=table,
         known=known,
+        ids_restart=not table and _ids_restart(files, columns.get("id", "id"), columns.get("text", "text")),
     )
+
+
+def _ids_restart(files: Sequence[Path], key: str, text: str) -> bool:
+    """Whether two tables begin with the same id for another text, as those do that count their rows."""
+    first: dict[str, Any] = {}
+    wanted = {name for column in (key, text) for name in (column, column.partition(".")[0])}
+    for path in files if len(files) > 1 else ():
+        row = next(stream_rows(path, wanted), None) if kind_of(path) in TABLES else None
+        named = value_at(row.values, key) if row else None
+        if row and named is not None and first.setdefault(str(named), value := value_at(row.values, text)) != value:
+            log.info("ids restart in each file: a document is called by its file and id, '%s:%s'", path.name, named)
+            return True
+    return False
 
 
 def _pinned(name: str, known: Known) -> str:
@@ -216,6 +236,8 @@ class _File:
         key, title = text_at(values, columns["id"]), text_at(values, columns["title"])
         if self._is_text:
             key, title = key or self._name, title or self.path.stem
+        if key and self._origin.ids_restart:
+            key = f"{self._name}:{key}"
         key = key or content_id(text or self._where(row))
         if self._licences is not None:
             stated = self._licences.find(text_at(values, columns.get("article", "")))

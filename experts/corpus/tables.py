@@ -8,7 +8,7 @@ from pathlib import Path
 
 from medsmith.errors import UserError
 from medsmith.records import Document
-from medsmith.row_files import stream_rows
+from medsmith.row_files import name_columns, stream_rows
 
 # ICD-10-CM is published by the US government (CDC/NCHS); the package that carries the table is under MIT.
 ICD10CM_LICENCE = "public domain (US government, CDC/NCHS)"
@@ -118,8 +118,8 @@ def _read_atc(files: Sequence[Path], columns: Mapping[str, str]) -> dict[str, st
             for column in (code_column, name_column):
                 if column not in row.values:
                     raise UserError(
-                        f"{where}: missing column '{column}' (there are: {', '.join(row.values)[:200]}); say what it "
-                        "is called: columns={code: ..., name: ...}"
+                        f"{where}: missing column '{column}' ({name_columns(row.values)}); say what it is called: "
+                        "columns={code: ..., name: ...}"
                     )
             code, name = (str(row.values[column] or "").strip() for column in (code_column, name_column))
             level = str(row.values.get(level_column) or "").strip().removesuffix(".0")

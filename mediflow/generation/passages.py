@@ -6,16 +6,19 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pydantic import Field
 
 from medsmith.books import data_files
 from medsmith.config import Block
+from medsmith.documents import with_texts
 from medsmith.errors import UserError
-from medsmith.records import Document, content_id, parse_row, read_documents
+from medsmith.records import Document, content_id, parse_row
+from medsmith.row_files import TABLES, files_in, kind_of, stream_rows
 
 PARAGRAPHS = re.compile(r"\n\s*\n")
+KINDS = (".jsonl", ".parquet", ".txt")
+"""What is read of a folder; a run keeps counts beside its rows in other tables."""
 SENTENCES = re.compile(r"(?<=[.!?])\s+")
 WORD = re.compile(r"\S+")
 
@@ -24,7 +27,8 @@ class PassagesConfig(Block):
     """Own documents whose passages are the inputs; the teacher writes instructions and outputs only."""
 
     path: Path = Field(
-        description="JSON Lines or Parquet (id, title, text, source, license), a folder of such files, or of .txt files"
+        description="a table (JSON Lines, Parquet, …: id, title, text, source, license), a folder of those two, or of "
+        ".txt files"
     )
     document_type: str = Field(
         "document", description="what they are, one of the taxonomy (scientific_article) or a name of your own"
@@ -119,32 +123,21 @@ def _read(config: PassagesConfig) -> Iterator[Document]:
     path = config.path
     if not path.exists():
         raise UserError(f"passages.path: no such file or folder: {path}")
-    files = [path]
-    if path.is_dir():
-        files = data_files(file for file in path.iterdir() if file.suffix in READERS)
-        if not files:
-            raise UserError(f"passages.path: {path} holds no {', '.join(READERS)} file")
+    files = [path] if path.is_file() else data_files(files_in(path, KINDS))
+    if not files:
+        raise UserError(f"passages.path: {path} holds no {', '.join(KINDS)} file")
     for file in files:
-        if file.suffix not in READERS:
-            raise UserError(f"passages.path: {file.name} is none of {', '.join(READERS)}")
-        yield from READERS[file.suffix](file, config)
+        yield from _documents(file, config)
 
 
-def _read_jsonl(path: Path, config: PassagesConfig) -> list[Document]:
-    return read_documents(path)
-
-
-def _read_parquet(path: Path, config: PassagesConfig) -> Iterator[Document]:
-    import polars
-
-    for number, row in enumerate(polars.read_parquet(path).iter_rows(named=True), 1):
-        yield parse_row(Document, row, f"{path} row {number}")
-
-
-def _read_text(path: Path, config: PassagesConfig) -> Iterator[Document]:
+def _documents(path: Path, config: PassagesConfig) -> Iterator[Document]:
+    if kind_of(path) in TABLES:
+        for number, row in enumerate(with_texts(path, (row.values for row in stream_rows(path))), 1):
+            yield parse_row(Document, row, f"{path} row {number}")
+        return
     if config.license is None:
         raise UserError(f"{path.name} does not say its licence; set passages.license")
-    yield Document(path.stem, path.stem, path.read_text(encoding="utf-8"), path.parent.name, config.license)
-
-
-READERS: dict[str, Any] = {".jsonl": _read_jsonl, ".parquet": _read_parquet, ".txt": _read_text}
+    for row in stream_rows(path):
+        if row.fault:
+            raise UserError(f"{path}: {row.fault}; mend it or leave it out")
+        yield Document(path.stem, path.stem, row.values["text"], path.parent.name, config.license)
