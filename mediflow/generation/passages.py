@@ -132,8 +132,8 @@ def _read(config: PassagesConfig) -> Iterator[Document]:
 
 def _documents(path: Path, config: PassagesConfig) -> Iterator[Document]:
     if kind_of(path) in TABLES:
-        for number, row in enumerate(with_texts(path, (row.values for row in stream_rows(path))), 1):
-            yield parse_row(Document, row, f"{path} row {number}")
+        for number, values in enumerate(with_texts(path, (row.values for row in stream_rows(path))), 1):
+            yield parse_row(Document, values, f"{path} row {number}")
         return
     if config.license is None:
         raise UserError(f"{path.name} does not say its licence; set passages.license")
