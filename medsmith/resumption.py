@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medsmith import processes
+from medsmith.digests import STARTED
 from medsmith.errors import UserError
 from medsmith.records import write_json
 
@@ -64,9 +65,8 @@ def check_maker(folder: Path, wanted: dict[str, Any]) -> bool:
     from medsmith.run import git_state
 
     path = folder / FOLDER / MADE_BY
-    made = _read(path)
-    if made is None:
-        return False
+    # Where the note is lost, the try that did not finish says as what it was started.
+    made = _read(path) or {"identity": (_read(folder / STARTED) or {}).get("identity") or wanted}
     told = differences(*({**each, "code": None} for each in (made["identity"], wanted)))
     if changed := code_differences(made["identity"].get("code", {}), wanted["code"]):
         commits = [str(git.get("commit", ""))[:8] for git in (made.get("git", {}), git_state())]
@@ -75,7 +75,7 @@ def check_maker(folder: Path, wanted: dict[str, Any]) -> bool:
     if not told:
         return False
     if not _has_trained(folder / FOLDER):
-        path.unlink()  # a setting that was mended before the first checkpoint has nothing to lose
+        path.unlink(missing_ok=True)  # a setting that was mended before the first checkpoint has nothing to lose
         return False
     passable = {one.partition(":")[0].partition(".")[0] for one in told} <= {"libraries", "code"}
     if passable and os.environ.get(ACCEPT):
@@ -92,8 +92,8 @@ def check_maker(folder: Path, wanted: dict[str, Any]) -> bool:
 
 
 def _has_trained(folder: Path) -> bool:
-    """Whether weights were kept of an unfinished run: a checkpoint, or the model of a phase."""
-    return any(folder.rglob("checkpoint-*")) or any(folder.rglob("*.safetensors"))
+    """Whether weights were kept of an unfinished run: a checkpoint, the model of a phase, or a base's state."""
+    return any(any(folder.rglob(kept)) for kept in ("checkpoint-*", "*.safetensors", "*.pt"))
 
 
 def discard(folder: Path, command: str) -> None:

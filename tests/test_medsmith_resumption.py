@@ -63,7 +63,9 @@ def facts(settings: Toy) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("left", ["checkpoints/base.json", "checkpoints/phase1/model.safetensors"])
+@pytest.mark.parametrize(
+    "left", ["checkpoints/base.json", "checkpoints/phase1/model.safetensors", "checkpoints/state.pt"]
+)
 def test_before_the_first_checkpoint_a_setting_may_change(killed: Toy, left: str) -> None:
     """A try that left no weights stands in nobody's way; the model of a finished phase does."""
     state = killed.out / "checkpoints" / "checkpoint-4"
@@ -71,7 +73,7 @@ def test_before_the_first_checkpoint_a_setting_may_change(killed: Toy, left: str
     (killed.out / left).parent.mkdir(exist_ok=True)
     (killed.out / left).write_text("{}")
     changed = killed.model_copy(update={"rate": 2.0})
-    if left.endswith("safetensors"):
+    if not left.endswith("json"):
         with pytest.raises(UserError, match="holds checkpoints of another training"):
             work(changed)
     else:
@@ -92,6 +94,15 @@ def test_other_settings_are_refused_and_putting_them_back_goes_on(killed: Toy) -
         with pytest.raises(UserError, match=r"settings\.rate: 1\.0 → 2\.0\); nothing was removed.*--again") as error:
             work(other)
         assert "--resume" not in str(error.value) and kept(killed)
+    work(killed)
+    assert facts(killed)["went_on"] is True
+
+
+def test_a_lost_note_loses_no_checkpoint(killed: Toy) -> None:
+    """Without made_by.json another setting is refused all the same, and the first ones find their checkpoint."""
+    (killed.out / "checkpoints" / "made_by.json").unlink()
+    with pytest.raises(UserError, match=r"settings\.rate: 1\.0 → 2\.0\); nothing was removed"):
+        work(killed.model_copy(update={"rate": 2.0}))
     work(killed)
     assert facts(killed)["went_on"] is True
 
