@@ -144,8 +144,8 @@ def _told(path: Path, rows: Iterator[Row]) -> Iterator[Row]:
         except Exception as error:
             reason = type(error).__name__
             raise UserError(
-                f"{path} after row {number}: torn, or no {path.suffix} file ({reason}); fetch it again, or name it after what it "
-                "holds"
+                f"{path} after row {number}: torn, or no {path.suffix} file ({reason}); fetch it again, or name it "
+                "after what it holds"
             ) from None
         if row is None:
             return
