@@ -134,7 +134,8 @@ def main(config: Config) -> Path:
     verdicts = read_verdicts(config.decisions, config.review_conflict)
     blocked = config.decontamination.load(config.blocklists)
     with run.start(config, "mediflow.curate") as this:
-        columns, screen = read_columns(config, this.folder / "raw" / "columns", blocked, verdicts)
+        given = [bool(one["config"].get("passages")) for one in records]
+        columns, screen = read_columns(config, this.folder / "raw" / "columns", blocked, verdicts, given)
         scores = read_scores(config, columns)
         decided = decide(columns, scores[:, 0], verdicts, screen, blocked, config)
         if not len(decided.rank):
@@ -169,11 +170,15 @@ def from_own_passages(record: Mapping[str, Any]) -> bool:
 
 
 def read_columns(
-    config: Config, cache: Path, blocked: Blocklist, verdicts: Mapping[str, Verdict]
+    config: Config, cache: Path, blocked: Blocklist, verdicts: Mapping[str, Verdict], given: Sequence[bool]
 ) -> tuple[Columns, Screen | None]:
-    """All rows as columns, from the cache where they are there; and the index of the benchmarks' texts."""
-    files = [file for folder in (config.generated, *config.more_generated) for file in part_files(folder)]
-    parts = [Part(number, file) for number, file in enumerate(files)]
+    """All rows as columns, from the cache where they are there; and the index of the benchmarks' texts.
+
+    `given` tells of which folders the inputs were given.
+    """
+    folders = (config.generated, *config.more_generated)
+    files = [(file, own) for folder, own in zip(folders, given, strict=True) for file in part_files(folder)]
+    parts = [Part(number, file, own) for number, (file, own) in enumerate(files)]
     edits = {row: dict(verdict.edited) for row, verdict in verdicts.items() if verdict.edited}
     near = config.near_duplicates
     about = {
@@ -188,6 +193,7 @@ def read_columns(
         else None,
         "model": run.digest(config.semantic.model) if config.semantic.model else None,
         "edits": edits,
+        "given": list(given),
     }
     key = hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()[:16]
     folder = cache / key

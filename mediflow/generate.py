@@ -17,13 +17,13 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field, model_validator
 
 from mediflow.generation.admission import NearRepeats
-from mediflow.generation.calls import Calls, single_document
+from mediflow.generation.calls import Calls
 from mediflow.generation.ledger import Books
 from mediflow.generation.parse import ReplyForm
 from mediflow.generation.passages import PassagesConfig, read_passages
 from mediflow.generation.rounds import Rounds
 from mediflow.generation.sources import Clinic, Grounding, Listed, Nothing, Source, read_facts
-from mediflow.taxonomy import Taxonomy, check_weights, load_taxonomy
+from mediflow.taxonomy import Taxonomy, check_weights, load_taxonomy, single_document
 from mediflow.teacher import MODEL as SIMULATED
 from medsmith import run
 from medsmith.command import run_command

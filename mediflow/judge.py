@@ -31,7 +31,7 @@ from mediflow.calibrate import (
 from mediflow.checking.validate import read_json_text
 from mediflow.generation.parse import find_json
 from mediflow.prompt import render, render_block
-from mediflow.taxonomy import Taxonomy, load_taxonomy
+from mediflow.taxonomy import Taxonomy, load_taxonomy, single_document
 from mediflow.teacher import MODEL as SIMULATED
 from medsmith import run
 from medsmith.command import run_command
@@ -172,7 +172,9 @@ def count_planted(config: Config) -> int:
 def iter_requests(config: Config, taxonomy: Taxonomy, asked: Asked) -> Iterator[ChatRequest]:
     """One request an instruction, and one more for those drawn to be judged with a planted error; noted in `asked`."""
     path = config.generated / "facts.jsonl"
-    facts: Mapping[str, dict[str, Any]] = IndexedJsonl(path, "facts_id") if path.is_file() else {}
+    # Of passages that a user gave, the facts tell where they are from; no patient's truth is known.
+    known = path.is_file() and not run.require_finished(config.generated)["config"].get("passages")
+    facts: Mapping[str, dict[str, Any]] = IndexedJsonl(path, "facts_id") if known else {}
     drawn = _drawn(config)
     for rows in iter_instructions(config):
         key = rows[0]["instruction_id"]
@@ -208,13 +210,13 @@ def _request(
         "kind": "judge",
         "instruction": first["instruction"],
         "examples": [{"input": row["input"], "output": row["output"]} for row in shown],
-        "facts": [facts[row["facts_id"]]["facts"] if row["facts_id"] else None for row in shown],
+        "facts": [facts[row["facts_id"]]["facts"] if facts and row["facts_id"] else None for row in shown],
     }
     messages = render(
         "judge",
         request,
         task=taxonomy.tasks[first["task_type"]],
-        document=taxonomy.documents[name],
+        document=single_document(taxonomy, name).documents[name],
         section=section,
         json_output=first["output_format"] == "json",
         difficulty=first["difficulty_level"],

@@ -175,11 +175,11 @@ def main(config: Config) -> Path:
 
 def read_truth(config: Config, ids: Set[str]) -> dict[str, dict[str, Any]]:
     """The facts of the patients that rows are about, by the row's id; of rows without any, none."""
-    if config.generated is None:
+    # The facts of passages that a user gave tell where they are from, and nothing of a patient.
+    if config.generated is None or run.require_finished(config.generated)["config"].get("passages"):
         return {}
     import polars
 
-    run.require_finished(config.generated)
     # A row that a person edited has an id of its own; a refused repeat has the row's id and may be of another patient.
     ledger = polars.scan_parquet(config.curated / "ledger.parquet").filter(polars.col("decision") == "kept")
     row = polars.coalesce("edited_id", "id")

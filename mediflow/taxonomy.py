@@ -142,6 +142,13 @@ def load_taxonomy() -> Taxonomy:
     return Taxonomy(tasks, documents)
 
 
+def single_document(taxonomy: Taxonomy, name: str) -> Taxonomy:
+    """The taxonomy with one document type, of the user's own: whole passages, nothing else."""
+    known = taxonomy.documents.get(name)
+    title = known.title if known else name.replace("_", " ")
+    return Taxonomy(taxonomy.tasks, {name: DocumentType(name, title, False, {})})
+
+
 def plan(taxonomy: Taxonomy, count: int, seed: int, weights: Weights = None) -> list[Cell]:
     """The first `count` cells of `iter_plan`."""
     return list(islice(iter_plan(taxonomy, seed, weights), count))

@@ -14,7 +14,7 @@ from mediflow import pair
 from mediflow.curate import Config, main
 from medsmith import run
 from medsmith.config import Config as BaseConfig
-from medsmith.records import Instruction, read_parquet, write_jsonl
+from medsmith.records import Instruction, read_json, read_parquet, write_json, write_jsonl
 
 CRITERIA = ("quality", "alignment", "coherence", "realism", "difficulty")
 NOUNS = [f"finding{number}" for number in range(900)]
@@ -34,7 +34,7 @@ class World:
     decisions: list[dict[str, Any]]
     settings: dict[str, Any]
 
-    def curate(self, folder: Path, facts: bool = False) -> Path:
+    def curate(self, folder: Path, facts: bool = False, passages: bool = False) -> Path:
         """Run the command on a generate folder, a judge folder, decisions and a blocklist of these rows."""
         with run.start(Made(out=folder / "generate"), "test") as this:
             values = [{**asdict(row), "instruction_id": f"i{row.id}"} for row in self.rows]
@@ -49,6 +49,10 @@ class World:
                 told = [{"facts_id": f"p{row.id}", "facts": {"id": row.id}} for row in self.rows]
                 write_jsonl(this.folder / "facts.jsonl", told)
             this.finish(rows=len(self.rows))
+        if passages:
+            record = read_json(folder / "generate" / "run.json")
+            record["config"]["passages"] = {"path": "p"}
+            write_json(folder / "generate" / "run.json", record)
         with run.start(Made(out=folder / "judge"), "test") as this:
             scores = [
                 {"instruction_id": f"i{row.id}", "mean": dict.fromkeys(CRITERIA, row.quality)} for row in self.rows
@@ -158,3 +162,21 @@ def test_an_edited_row_keeps_its_patient(tmp_path: Path) -> None:
     assert truth["a"]["id"] == "a"
     (edited,) = [row for row in kept if row not in ("a", "c")]
     assert truth[edited]["id"] == "b" and kept[edited].output == output
+
+
+def test_rows_about_one_given_passage_are_compared_by_what_was_written(tmp_path: Path) -> None:
+    """As at admission: of a passage that the user gave, instruction and answer tell; a leak in the passage is seen."""
+    base = replace(draw_world(1).rows[0], input=" ".join(NOUNS[:300]))
+    asked = {name: " ".join(random.Random(name).choices(NOUNS, k=12)) for name in ("one", "two", "three")}
+    rows = [
+        replace(base, id=name, instruction=f"Tell of {text}.", output=f"It was {text}.") for name, text in asked.items()
+    ]
+    rows.append(replace(rows[0], id="copy", output=f"{rows[0].output} Yes."))
+    rows.append(replace(rows[1], id="leak", input=f"{base.input} {LEAK}"))
+    for passages, count in ((True, 3), (False, 1)):
+        folder = World(rows, [], {}).curate(tmp_path / str(passages), passages=passages)
+        kept = {row.id for row in read_parquet(folder / "data")}
+        assert len(kept) == count and (not passages or {"two", "three"} < kept)
+        dropped = {row["id"]: row["reason"] for row in polars.read_parquet(folder / "dropped.parquet").to_dicts()}
+        assert dropped.pop("leak") == "contaminated"
+        assert set(dropped.values()) == {"near_duplicate"}

@@ -59,6 +59,7 @@ def suspects(rows: list[Instruction], limits: Limits) -> list[bool]:
         ({"output_format": "json", "output": "{'a': 1}"}, "invalid_json", "output"),
         ({"output": "no fever no cough and " * 12}, "repetition", "output"),
         ({"output": "pain " * 9}, "repetition", "one word 9 times"),
+        ({"input": f"He rested and slept well {'.' * 61}"}, "repetition", "one sign 61 times"),
         ({"input": "Пациент жалуется на боль в груди"}, "foreign", "input: 100%"),
         ({"input": "El paciente fue dado de alta con una dieta para los que no pueden comer"}, "foreign", "input"),
     ],
@@ -79,6 +80,7 @@ def test_each_fault_is_named(changes: dict[str, Any], reason: str, detail: str) 
         "de Quervain tenosynovitis, van der Woude syndrome, DES placed in LAD, β-blocker at 5 µg/kg",
         "Temp 98.6, HR 72, RR 16, BP 132/84, SpO2 98% on 2-3 L, creatinine 1.2-1.4 since 10-12-2023",
         "MRN withheld; phone and email on file",
+        f"Plan\n{'-' * 50}\nRest ... and see: |----|----|",
     ],
 )
 def test_clinical_text_is_not_mistaken_for_private_or_foreign(text: str) -> None:
@@ -99,7 +101,8 @@ def test_the_quick_look_misses_no_fault_and_spares_clean_rows() -> None:
     pieces = [
         "no fever", "pain " * 3, "123-45", "-6789", "617-555-0123", "a@b.org", "MRN 0012", "345", "El paciente", "con",
         "una dieta", "que", "<input>", "{{x}}", "<|end|>", "I am unable to help", "as an AI", "Пациент", "β-blocker",
-        "no cough today and", "+1 617 5550123", "{\"a\": 1}", "NaN", "", "  ", "???", "<", ">", "3 > 2", "ﬁne", "½",
+        "no cough today and", "+1 617 5550123", "{\"a\": 1}", "NaN", "", "  ", "???",
+        "." * 50, "=" * 30, "<", ">", "3 > 2", "ﬁne", "½",
     ]  # fmt: skip
     rng = random.Random(1)
 
@@ -111,7 +114,10 @@ def test_the_quick_look_misses_no_fault_and_spares_clean_rows() -> None:
                output_format=rng.choice(("json", "plain_text")))
         for n in range(2000)
     ]  # fmt: skip
-    for limits in (Limits(), Limits(max_run=2, max_repetition=0.1, max_foreign_share=0.01, min_input_words=0)):
+    for limits in (
+        Limits(),
+        Limits(max_run=2, max_repetition=0.1, max_foreign_share=0.01, min_input_words=0, max_sign_run=9),
+    ):
         faulty = [find_fault(row, limits) is not None for row in rows]
         assert 200 < sum(faulty) < 2000
         missed = [

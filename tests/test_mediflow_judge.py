@@ -15,7 +15,7 @@ from medsmith import run
 from medsmith.config import Config as BaseConfig
 from medsmith.errors import UserError
 from medsmith.llm import ChatError, FakeChat
-from medsmith.records import PartWriter, read_json, read_jsonl, read_parts, write_jsonl
+from medsmith.records import PartWriter, read_json, read_jsonl, read_parts, write_json, write_jsonl
 
 TEACHER = {"base_url": "http://127.0.0.1:9/v1", "model": "m", "concurrency": 1}
 
@@ -28,9 +28,15 @@ class Made(BaseConfig):
     """A step without settings."""
 
 
-def write_generated(folder: Path, instructions: int, output: str = "out {n}") -> Path:
+def write_generated(
+    folder: Path,
+    instructions: int,
+    output: str = "out {n}",
+    input_data: str = "triage_note",
+    config: dict[str, Any] | None = None,
+) -> Path:
     """A finished generate folder: so many instructions of two examples each."""
-    about = {"task_type": "summarization", "input_data": "triage_note", "output_format": "plain_text"}
+    about = {"task_type": "summarization", "input_data": input_data, "output_format": "plain_text"}
     with run.start(Made(out=folder), "mediflow.generate") as this:
         with PartWriter(folder / "instructions") as parts:
             for number in range(instructions):
@@ -40,7 +46,10 @@ def write_generated(folder: Path, instructions: int, output: str = "out {n}") ->
                     parts.write(ids | about | {"difficulty_level": "hard"} | text)
         patients = [f"p{number}-{n}" for number in range(instructions) for n in range(2)]
         write_jsonl(folder / "facts.jsonl", ({"facts_id": key, "facts": {"id": key}} for key in patients))
-        return this.finish()
+        this.finish()
+    record = read_json(folder / "run.json")
+    write_json(folder / "run.json", record | {"config": record["config"] | (config or {})})
+    return folder
 
 
 @pytest.fixture
@@ -209,6 +218,16 @@ def test_agreement_is_measured_among_samples_and_with_another_judge(generated: P
     config = config.model_copy(update={"others": [strange.out], "out": generated.parent / "three"})
     with run.start(config, "mediflow.judge") as this, pytest.raises(UserError, match="judged none of the instructions"):
         judge(config, this, FakeChat(list(replies)))
+
+
+def test_own_passages_are_judged_by_their_own_name_and_without_facts(tmp_path: Path) -> None:
+    """A document type of one's own is named as it is; where a passage is from is no patient's truth."""
+    folder = write_generated(tmp_path / "generated", 1, input_data="our_letters", config={"passages": {"path": "p"}})
+    chat = FakeChat([verdict()] * 2)
+    make(folder, chat)
+    (request,) = chat.requests
+    assert "on our letters, with" in str(request.messages[1]["content"])
+    assert (read_request(list(request.messages)) or {})["facts"] == [None, None]
 
 
 def test_an_unfinished_folder_is_refused(tmp_path: Path) -> None:

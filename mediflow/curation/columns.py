@@ -56,10 +56,11 @@ class Reading:
 
 @dataclass(frozen=True)
 class Part:
-    """One part file and its number over all folders."""
+    """One part file and its number over all folders; `given`: its inputs are passages that the user gave."""
 
     number: int
     path: Path
+    given: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ class Texts:
     offsets: Places
     lengths: NDArray[np.int32]
     edits: Mapping[str, Mapping[str, str]]
+    given: Sequence[bool]
 
     def row(self, number: int) -> dict[str, Any]:
         """One row as it stands in its file, with a reviewer's edit in place of its texts."""
@@ -82,12 +84,22 @@ class Texts:
 
     def take(self, numbers: Places) -> Texts:
         """Some of the rows, numbered anew: what is sent to another process."""
-        return Texts(self.paths, self.parts[numbers], self.offsets[numbers], self.lengths[numbers], self.edits)
+        return Texts(
+            self.paths, self.parts[numbers], self.offsets[numbers], self.lengths[numbers], self.edits, self.given
+        )
 
     def content(self, number: int) -> str:
-        """What makes a row itself: instructions share templates and are no sign of likeness."""
-        row = self.row(number)
-        return f"{row['input']}\n{row['output']}"
+        """What makes a row itself, as in generation: instructions share templates, given inputs are alike anyway."""
+        return compared(self.row(number), self.given[self.parts[number]])
+
+    def screened(self, number: int) -> str:
+        """What is held against benchmarks."""
+        return compared(self.row(number), given=False)
+
+
+def compared(row: Mapping[str, Any], given: bool) -> str:
+    """The input of a row, or, where that was given, its instruction; and its output."""
+    return f"{row['instruction' if given else 'input']}\n{row['output']}"
 
 
 @lru_cache(maxsize=512)
@@ -166,16 +178,16 @@ def read_part(part: Part, reading: Reading) -> int:
     tables, signatures, vectors, founds, count = [], [], [], [], 0
     for batch in _batches(part.path):
         rows = _parse(batch, part.path, count, reading.edits)
-        table, content = _describe(rows, reading.limits)
+        table, content, screened = _describe(rows, reading.limits, part.given)
         tables.append(table.with_columns(length=polars.Series([len(line) for line in batch], dtype=polars.Int32)))
         grams = ngrams(content, reading.shingle_words)
         if reading.permutations is not None:
             signatures.append(sign(grams, reading.permutations, reading.seed))
         if tools.screen is not None:
-            same = tools.screen.settings.shingle_words == reading.shingle_words
-            founds.append((count, tools.screen.find(content, grams if same else None)))
+            same = tools.screen.settings.shingle_words == reading.shingle_words and not part.given
+            founds.append((count, tools.screen.find(screened, grams if same else None)))
         if tools.encoder is not None:
-            texts = [f"{row['input']}\n{row['output']}" for row in rows]
+            texts = [compared(row, part.given) for row in rows]
             vectors.append(tools.encoder.encode(texts, content).astype(np.float16))
         count += len(rows)
     if signatures:
@@ -234,6 +246,7 @@ def load_columns(cache: Path, parts: Sequence[Part], edits: Mapping[str, Mapping
         table["offset"].to_numpy(),
         table["length"].to_numpy(),
         edits,
+        [part.given for part in parts],
     )
     starts = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64)
     if table["id"].n_unique() != len(table):
@@ -286,13 +299,15 @@ def _parse(
     return rows
 
 
-def _describe(rows: Sequence[dict[str, Any]], limits: Limits) -> tuple[polars.DataFrame, Words]:
-    """The table of a batch, but for the places of the rows, and the words of its contents."""
+def _describe(
+    rows: Sequence[dict[str, Any]], limits: Limits, given: bool = False
+) -> tuple[polars.DataFrame, Words, Words]:
+    """The table of a batch, but for the places of the rows, and the words that are compared, and those screened."""
     import polars
 
     texts = [row[name] for row in rows for name in TEXTS]
     words = tokenize(texts)
-    content = _content(words)
+    content = _content(words, 1 if given else 0)
     faults = _faults(rows, texts, words, limits)
     keys = [key.reshape(-1, 3) for key in order_keys(words)]
     counts = words.counts.reshape(-1, 3)
@@ -325,14 +340,14 @@ def _describe(rows: Sequence[dict[str, Any]], limits: Limits) -> tuple[polars.Da
             **{f"{part}_words": counts[:, place].astype(np.int32) for place, part in enumerate(TEXTS)},
         }
     )
-    return table, content
+    return table, content, _content(words, 0) if given else content
 
 
-def _content(words: Words) -> Words:
-    """Of three texts a row, the second and third as one."""
+def _content(words: Words, gone: int) -> Words:
+    """Of three texts a row, all but one as one."""
     counts = words.counts.copy()
-    counts[::3] = 0
-    chosen = np.repeat(np.arange(len(words)) % 3 > 0, words.counts)
+    counts[gone::3] = 0
+    chosen = np.repeat(np.arange(len(words)) % 3 != gone, words.counts)
     offsets = np.zeros(len(words) // 3 + 1, dtype=np.int64)
     np.cumsum(counts.reshape(-1, 3).sum(axis=1), out=offsets[1:])
     return Words(words.text.filter(chosen), offsets)

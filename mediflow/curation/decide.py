@@ -7,7 +7,7 @@ itself, and what people accepted or edited comes first among them: so a row is o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -248,7 +248,7 @@ def _search(settings: _Alike, group: _Group) -> dict[str, tuple[Places, Places, 
         signatures = gather(settings.cache, settings.parts, "signatures", group.texts.parts, group.places)
         near = dedup.search(
             signatures,
-            _ReadSets(group.texts, settings.shingle_words),
+            _ReadSets(group.texts.content, settings.shingle_words),
             settings.near,
             classes,
             confirm if settings.guarded else lambda _row, _of: True,
@@ -266,8 +266,8 @@ def _search(settings: _Alike, group: _Group) -> dict[str, tuple[Places, Places, 
 class _ReadSets:
     """Shingles of rows whose texts are read once more; the latest are kept, since copies come in flocks."""
 
-    def __init__(self, texts: Texts, size: int) -> None:
-        self._texts = texts
+    def __init__(self, read: Callable[[int], str], size: int) -> None:
+        self._read = read
         self._size = size
         self._held: dict[int, Hashes] = {}
 
@@ -284,7 +284,7 @@ class _ReadSets:
         missing = [number for number in numbers if number not in self._held]
         for first in range(0, len(missing), READ_AT_ONCE):
             some = missing[first : first + READ_AT_ONCE]
-            grams = ngrams(tokenize([self._texts.content(number) for number in some]), self._size)
+            grams = ngrams(tokenize([self._read(number) for number in some]), self._size)
             for place, number in enumerate(some):
                 self._held[number] = np.unique(grams.of(place))
 
@@ -306,7 +306,7 @@ def _drop_contaminated(
         counts[one.benchmark]["texts"] += 1
     if screen is not None:
         left = columns.found.of(decided.reason == 0)
-        sets = _ReadSets(columns.texts, screen.settings.shingle_words)
+        sets = _ReadSets(columns.texts.screened, screen.settings.shingle_words)
         judged = judge_found(screen, left, blocked.texts, sets.of)
         for benchmark, templates in judged.templates.items():
             counts[benchmark]["templates"] = templates

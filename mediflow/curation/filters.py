@@ -64,7 +64,8 @@ class Limits(Block):
     max_repetition: float = Field(
         0.5, description="the largest share of a text's 5-word sequences that may repeat an earlier one of the text"
     )
-    max_run: int = Field(8, description="the longest run of one word or sign that may occur")
+    max_run: int = Field(8, description="the longest run of one word that may occur")
+    max_sign_run: int = Field(60, ge=1, description="the longest run of one sign: dots, dashes of a drawn line")
     max_foreign_share: float = Field(
         0.1, description="the largest share of letters beyond Latin and Greek, or of foreign function words"
     )
@@ -110,6 +111,8 @@ def _find_degenerate(parts: dict[str, str], words: dict[str, list[str]], limits:
             return Finding("repetition", f"{name}: {share:.0%} of its 5-word sequences")
         if longest_run(words[name]) > limits.max_run:
             return Finding("repetition", f"{name}: one word {longest_run(words[name])} times in a row")
+        if found := _sign_run(limits.max_sign_run).search(text):
+            return Finding("repetition", f"{name}: one sign {len(found[0])} times in a row")
         share = foreign_share(text, words[name])
         if share > limits.max_foreign_share:
             return Finding("foreign", f"{name}: {share:.0%}")
@@ -133,6 +136,11 @@ def longest_run(words: list[str]) -> int:
         longest = max(longest, run)
         previous = word
     return longest
+
+
+@lru_cache(maxsize=8)
+def _sign_run(longest: int) -> re.Pattern[str]:
+    return re.compile(rf"([^\w\s])\1{{{longest},}}")
 
 
 def foreign_share(text: str, words: list[str]) -> float:
@@ -177,6 +185,7 @@ def may_be_faulty(
 
     series = polars.Series(texts, dtype=polars.String)
     met = series.str.contains(_MAYBE_PRIVATE) | series.str.contains(_MAYBE_MARKUP) | series.str.contains(_BEYOND_LATIN)
+    met |= series.str.contains(rf"[^\w\s]{{{limits.max_sign_run + 1}}}")
     suspect = np.array(met.to_numpy().reshape(-1, 3).any(axis=1))
     counts = words.counts.reshape(-1, 3)
     for place, part in enumerate(("instruction", "input", "output")):

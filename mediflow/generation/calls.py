@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from mediflow.generation.readings import Form, Reading
 from mediflow.generation.sources import Material, Source
 from mediflow.prompt import render_block, request_block
-from mediflow.taxonomy import WHOLE, Cell, DocumentType, Taxonomy, iter_plan
+from mediflow.taxonomy import WHOLE, Cell, Taxonomy, iter_plan
 from medsmith.llm import ChatRequest, Message, TeacherConfig
 
 if TYPE_CHECKING:
@@ -188,10 +188,3 @@ class Calls:
     def _build_form(self, task: str, output_format: str) -> Form:
         inputs = self.source.kind != "passages"
         return Form(self.taxonomy.tasks[task], output_format, self.config.reply, inputs, self.config.max_contradicted)
-
-
-def single_document(taxonomy: Taxonomy, name: str) -> Taxonomy:
-    """The taxonomy with one document type, of the user's own: whole passages, nothing else."""
-    known = taxonomy.documents.get(name)
-    title = known.title if known else name.replace("_", " ")
-    return Taxonomy(taxonomy.tasks, {name: DocumentType(name, title, False, {})})
