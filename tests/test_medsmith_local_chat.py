@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import random
 import signal
 from collections import Counter
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from medsmith.calls import run_calls
 from medsmith.chat import ChatRequest, chat_request
@@ -125,3 +127,49 @@ def test_another_model_is_another_name(chat: LocalChat, tiny_model: Path, tmp_pa
     assert LocalChat(tiny_model).name == chat.name != LocalChat(tiny_model, top_p=0.9).name
     with pytest.raises(UserError, match="no such model folder"):
         LocalChat(tmp_path / "none")
+
+
+@pytest.fixture(scope="module", params=["plain", "longrope"])
+def telling(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> LocalChat:
+    """A model that writes another text after another prompt: layers ten times larger; with longrope's border at 64."""
+    from medsmith.models import load_model, load_tokenizer
+
+    folder = tmp_path_factory.mktemp("models") / str(request.param)
+    model = load_model(tiny_model, "float32", "cpu")
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.dim() > 1 and "embed" not in name and "lm_head" not in name:
+                weight.mul_(10)
+    if request.param == "longrope":
+        half = model.config.hidden_size // model.config.num_attention_heads // 2
+        factors = {"short_factor": [1.0] * half, "long_factor": [2.0**n for n in range(half)]}
+        model.config.rope_parameters = factors | {
+            "rope_type": "longrope",
+            "rope_theta": 10000.0,
+            "partial_rotary_factor": 1.0,
+            "original_max_position_embeddings": 64,
+        }
+        model.config.original_max_position_embeddings = 64
+    model.save_pretrained(folder)
+    load_tokenizer(tiny_model).save_pretrained(folder)
+    return LocalChat(folder, device="cpu")
+
+
+def test_a_text_is_the_same_alone_and_in_any_batch(telling: LocalChat, tmp_path: Path) -> None:
+    """Prompts of any length, up to one that leaves six tokens of the context, in batches of any number; greedily."""
+    lengths = (1, 4, 9, 14, 20, 40, 60, 80)
+    asked = [
+        chat_request(
+            telling.name,
+            [{"role": "user", "content": "fever " * length + f"{length}?"}],
+            max_tokens=16,
+        )
+        for length in lengths
+    ]
+    alone = {key: texts for one in asked for key, texts in answers(telling, [one], tmp_path / one.id).items()}
+    assert len({text for texts in alone.values() for text in texts}) == len(asked), "the model tells prompts apart"
+    assert answers(telling, asked, tmp_path / "all") == alone
+    rng = random.Random(0)
+    for number in range(2):
+        some = rng.sample(asked, rng.randint(2, len(asked)))
+        assert answers(telling, some, tmp_path / f"some{number}") == {one.id: alone[one.id] for one in some}
