@@ -13,7 +13,6 @@ from medsmith.chat import Chat, ChatRequest, chat_request
 from medsmith.journal import Journal
 from medsmith.llm import Engine, Summary, TeacherConfig, open_teacher, run_calls
 from medsmith.records import Instruction
-from medsmith.replies import is_refusal
 
 
 class Answers(NamedTuple):
@@ -89,17 +88,14 @@ def answer_rows(
         )
         for row in rows
     }
-    calls = run_calls(list(asked.values()), speaker.chat, journal, speaker.concurrency, "answers")
+    calls = run_calls(list(asked.values()), speaker.chat, journal, speaker.concurrency, "answers", refusals=refusals)
     usage = Summary.of(calls.values())
-    usage.refuse_silence(allow_failed, refusals=not refusals)
+    usage.refuse_silence(allow_failed)
     found = {}
     for key, request in asked.items():
         call = calls[request.id]
         texts = call["texts"] or []
         ends = call["finish"] or ["stop"] * len(texts)
-        cut = ends.count("length")
         whole = [text for text, why in zip(texts, ends, strict=True) if why != "length" and text.strip()]
-        told = whole if refusals else [text for text in whole if not is_refusal(text)]
-        error = "declined to answer" if whole and not told else call["error"]
-        found[key] = Answers(told, cut, error)
+        found[key] = Answers(whole, len(texts) - len(whole), call["error"])
     return found, usage.facts()

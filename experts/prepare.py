@@ -27,7 +27,6 @@ from medsmith.command import run_command
 from medsmith.errors import UserError
 from medsmith.llm import Chat, ChatRequest, Engine, Journal, Summary, TeacherConfig, open_teacher, run_calls
 from medsmith.records import Document, content_id, read_documents, write_jsonl
-from medsmith.replies import is_refusal
 
 PROMPTS = Path(__file__).parent / "prompts"
 
@@ -193,8 +192,6 @@ def read_reply(reply: dict[str, Any], task: str) -> tuple[list[str], str | None]
         return [], CUT
     if not text:
         return [], "empty answer"
-    if is_refusal(text):
-        return [], "declined to answer"
     if task == "question_answer":
         parts = [" ".join(part.split()) for part in re.split(r"(?m)^.{0,6}(?=Question:)", text)]
         items = [part for part in parts if re.match(r"Question: \S.* Answer: \S", part)]

@@ -148,7 +148,7 @@ def generate(config: Config, this: run.Run, chat: Chat, source: Source | None = 
         if not counts["accepted"]:
             raise UserError(
                 f"none of {counts['calls']} calls gave a usable example; most often: {books.commonest_reason()}, see "
-                f"{this.folder / 'ledger'}"
+                f"{this.folder / 'ledger'}{usage.cut_note}"
             )
     this.facts["licences"] |= {"synthetic": LICENCE}
     this.facts["simulated"] = this.facts["simulated"] or SIMULATED in books.models

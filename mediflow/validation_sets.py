@@ -122,7 +122,9 @@ def make(
     }
     counts |= write_sets(this.folder, entries, topics, told, config.seed)
     if not counts["kept"]:
-        raise UserError(f"none of {counts['questions']} questions was kept; see {this.folder / 'report.md'} for why")
+        raise UserError(
+            f"none of {counts['questions']} questions was kept; see {this.folder / 'report.md'} for why{usage.cut_note}"
+        )
     this.facts["licences"] |= {"synthetic validation sets": config.licence}
     this.facts["simulated"] = this.facts["simulated"] or SIMULATED in models
     this.facts |= {"teacher": config.teacher.model, "usage": usage.facts()}

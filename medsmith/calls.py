@@ -54,6 +54,7 @@ def run_calls(
     *,
     follow_up: FollowUp | None = None,
     total: int | None = None,
+    refusals: bool = False,
 ) -> Mapping[str, dict[str, Any]]:
     """Call every request that the journal does not hold, once, and return the rows of all by id.
 
@@ -67,6 +68,9 @@ def run_calls(
     `follow_up` sees each request with its row once, new or from the journal, in any order, and may answer with more
     requests (a repair, say), which go before new ones.
 
+    A text that declines to answer is no answer: its call failed, and the row has what was said as `declined`. With
+    `refusals` it is one, as of a model that is evaluated.
+
     Each of several teachers has its own calls in flight (its own `concurrency`). Where the money of one is used up the
     others go on; where one refuses all calls or is down, all stop. Ctrl-C cancels the calls in flight; those finished
     are in the journal.
@@ -76,7 +80,7 @@ def run_calls(
     """
     if total is None and isinstance(requests, Sized):
         total = len(requests)
-    calls = _Calls(requests, chat, journal, concurrency, follow_up)
+    calls = _Calls(requests, chat, journal, concurrency, follow_up, refusals=refusals)
     with seldom_collected():
         return asyncio.run(calls.run(description, total))
 
@@ -87,9 +91,9 @@ class Summary:
     def __init__(self) -> None:
         """Nothing yet."""
         self.counts = dict.fromkeys(("calls", "failed", "attempts", "prompt_tokens", "completion_tokens"), 0)
-        self.refused = 0
-        """Answers that decline to answer; a model's own in an evaluation."""
         self.cost = 0.0
+        self.cut = 0
+        """Calls with an answer that was cut at max_tokens."""
         self.last_error = ""
         self.models: set[str] = set()
 
@@ -114,26 +118,24 @@ class Summary:
         if row["error"]:
             counts["failed"] += 1
             self.last_error = row["error"]
-        elif row["texts"] and all(map(is_refusal, row["texts"])):
-            self.refused += 1
+        self.cut += "length" in row["finish"]
 
     def facts(self) -> dict[str, Any]:
-        """Calls, failed, attempts, prompt_tokens, completion_tokens, cost, and refused where any answer was."""
-        refused = {"refused": self.refused} if self.refused else {}
-        return {**self.counts, "cost": round(self.cost, 6), **refused}
+        """Calls, failed, attempts, prompt_tokens, completion_tokens, cost."""
+        return {**self.counts, "cost": round(self.cost, 6)}
 
-    def refuse_silence(self, allowed_share: float, *, refusals: bool = True) -> None:
-        """UserError where more than a share of the calls have no answer: the next run can mend them.
+    @property
+    def cut_note(self) -> str:
+        """What to say of answers that were cut, behind why nothing came of them; nothing where none was."""
+        return f"; {self.cut} of {self.counts['calls']} answers were cut at max_tokens: raise it" if self.cut else ""
 
-        `refusals`: one that declines to answer is none. It stays in the journal, so no run asks it again.
-        """
-        calls, failed, refused = self.counts["calls"], self.counts["failed"], self.refused if refusals else 0
-        if failed + refused > allowed_share * calls:
-            last = f", the last with: {self.last_error}; run again to try those once more" if failed else ""
-            declined = f" ({refused} declined in words)" if refused else ""
+    def refuse_silence(self, allowed_share: float) -> None:
+        """UserError where more than a share of the calls have no answer: the next run can mend them."""
+        calls, failed = self.counts["calls"], self.counts["failed"]
+        if failed > allowed_share * calls:
             raise UserError(
-                f"{failed + refused} of {calls} calls had no answer{declined}{last or ';'}, or raise allow_failed to "
-                "go on without them"
+                f"{failed} of {calls} calls had no answer, the last with: {self.last_error}; run again to "
+                "try those once more, or raise allow_failed to go on without them"
             )
 
 
@@ -163,11 +165,14 @@ class _Calls:
         journal: Journal,
         concurrency: int,
         follow_up: FollowUp | None,
+        *,
+        refusals: bool,
     ) -> None:
         self.requests: Iterator[ChatRequest] | None = iter(requests)
         self.journal = journal
         self.done = journal.done()
         self.follow_up = follow_up
+        self.refusals = refusals
         lanes = chat.lanes if isinstance(chat, Teachers) else {"": Lane(chat, concurrency)}
         self.several = isinstance(chat, Teachers)
         self.queues = {name: _Queue(lane) for name, lane in lanes.items()}
@@ -233,7 +238,7 @@ class _Calls:
                     if error.attempts:
                         # What its attempts have used is on record; the next run makes the call again.
                         failure = ChatError(str(error), attempts=error.attempts, cost=error.cost)
-                        self.journal.append(_row(request, failure))
+                        self.journal.append(_row(request, failure, refusals=True))
                     raise
                 self._keep(queue, request, answer)
         except UserError as error:
@@ -310,7 +315,7 @@ class _Calls:
             self._count(fresh)
             return
         row = self.done.get(request.id)
-        if row is not None:
+        if row is not None and (self.refusals or not _declines(row["texts"])):
             self._count(fresh)
             self._follow(request, row)
             return
@@ -335,7 +340,7 @@ class _Calls:
             self._offer(one, fresh=False)
 
     def _keep(self, queue: _Queue, request: ChatRequest, answer: ChatReply | ChatError) -> None:
-        row = _row(request, answer)
+        row = _row(request, answer, refusals=self.refusals)
         self.journal.append(row)
         queue.failures = queue.failures + 1 if row["error"] else 0
         self._count(request.id not in self.repairing)
@@ -350,10 +355,18 @@ class _Calls:
         self._follow(request, row)
 
 
-def _row(request: ChatRequest, answer: ChatReply | ChatError) -> dict[str, Any]:
+def _declines(texts: Sequence[str] | None) -> bool:
+    return bool(texts) and all(map(is_refusal, texts or ()))
+
+
+def _row(request: ChatRequest, answer: ChatReply | ChatError, *, refusals: bool) -> dict[str, Any]:
     # Here pass the answers of all engines, so that nobody else need know of reasoning and of halves of characters.
     if isinstance(answer, ChatReply):
         answer = settle(answer, request.max_tokens)
+    declined = {}
+    if isinstance(answer, ChatReply) and not refusals and _declines(answer.texts):
+        declined = {"declined": answer.texts}
+        answer = ChatError("it declined to answer, in words", final=True, attempts=answer.attempts, cost=answer.cost)
     reply = answer if isinstance(answer, ChatReply) else None
     error = answer if isinstance(answer, ChatError) else None
     return {
@@ -366,7 +379,7 @@ def _row(request: ChatRequest, answer: ChatReply | ChatError) -> dict[str, Any]:
         "seconds": round(reply.seconds, 3) if reply else 0.0,
         "cost": answer.cost,
         "finish": reply.finish if reply else [],
-        **({"reasoning": reply.reasoning} if reply and any(reply.reasoning) else {}),
+        **({"reasoning": reply.reasoning} if reply and any(reply.reasoning) else declined),
         "error": str(error) if error else None,
         "final": error.final if error else True,
         "about": request.about,

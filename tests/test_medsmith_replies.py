@@ -16,7 +16,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from experts import prepare
@@ -104,7 +104,7 @@ def test_reasoning_is_kept_apart_in_the_journal_and_halves_of_characters_are_men
 
 
 def test_a_refusal_in_words_counts_as_no_answer_and_a_patient_s_words_do_not(tmp_path: Path) -> None:
-    """Half of two answers decline: above allow_failed, unless a model is only evaluated."""
+    """The next run asks again, also what an earlier version kept as an answer; of an evaluated model it stands."""
     refusals = ["I'm sorry, but I can’t assist with that.", "As an AI language model, I", "I cannot provide advice."]
     assert all(map(is_refusal, refusals))
     for text in (
@@ -115,13 +115,15 @@ def test_a_refusal_in_words_counts_as_no_answer_and_a_patient_s_words_do_not(tmp
     ):
         assert not is_refusal(text), text
     with Journal(tmp_path / "j.jsonl") as journal:
-        rows = run_calls(ask(teacher(), 2), FakeChat([refusals[0], "yes"]), journal, 1, "test")
-        usage = Summary.of(rows.values())
-    assert usage.facts()["refused"] == 1
-    usage.refuse_silence(0.5)
-    usage.refuse_silence(0.0, refusals=False)
-    with pytest.raises(UserError, match=r"1 of 2 calls had no answer \(1 declined"):
-        usage.refuse_silence(0.4)
+        requests = ask(teacher(), 3)
+        rows = run_calls(requests, FakeChat([*refusals[:2], "yes"]), journal, 1, "test", refusals=True)
+        assert [row["texts"] for row in rows.values()] == [[refusals[0]], [refusals[1]], ["yes"]]
+        rows = run_calls(requests, FakeChat([refusals[2], "mended"]), journal, 1, "test")
+        assert rows[requests[0].id]["declined"] == [refusals[2]]
+        with pytest.raises(UserError, match=r"1 of 3 calls had no answer, the last with: it declined"):
+            Summary.of(rows.values()).refuse_silence(0.3)
+        rows = run_calls(requests, FakeChat(["good"]), journal, 1, "test")
+        assert [rows[request.id]["texts"] for request in requests] == [["good"], ["mended"], ["yes"]]
 
 
 def test_usage_is_numbers_or_unknown() -> None:
@@ -247,11 +249,17 @@ JSON = st.recursive(
     ),
     max_leaves=9,
 )
-CONTENT = st.one_of(
-    JSON,
-    st.sampled_from(["<think>a</think>x", "a</think>x", "<think>a", "I'm sorry, but I can't help.", "\ud83d", "good"]),
-    st.just([{"type": "thinking", "thinking": "a"}, {"type": "text", "text": "good"}]),
-)
+CONTENTS: list[Any] = [
+    "I'm sorry, but I can't help.",
+    "\ud83d",
+    [{"type": "thinking", "thinking": "a"}, {"type": "text", "text": "good"}],
+    "<think>a</think>x",
+    "a</think>x",
+    "<think>a",
+    {"odd": 1},
+    "good",
+]
+CONTENT = st.one_of(JSON, st.sampled_from(CONTENTS))
 CHOICE = st.fixed_dictionaries(
     {"message": st.fixed_dictionaries({"content": CONTENT}, optional={"refusal": JSON, "tool_calls": JSON})},
     optional={"finish_reason": st.one_of(JSON, st.sampled_from(["length", "content_filter"])), "error": JSON},
@@ -274,6 +282,10 @@ HEADERS = st.dictionaries(
 )
 STATUS = st.sampled_from([200, 200, 200, 200, 204, 302, 400, 403, 413, 422, 429, 500, 599, 401, 404])
 ANSWERS = st.lists(st.tuples(STATUS, HEADERS, BODY), min_size=1, max_size=6)
+
+
+def completion(content: Any, usage: Any = None) -> tuple[int, dict[str, str], bytes]:
+    return 200, {}, json.dumps({"choices": [{"message": {"content": content}}], "usage": usage}).encode()
 
 
 @pytest.fixture(scope="module")
@@ -314,6 +326,8 @@ def documents(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(answers=ANSWERS)
+@example(answers=[(200, {}, b"[" * 5000), *map(completion, CONTENTS[:4])])
+@example(answers=[*map(completion, CONTENTS[4:]), completion("x", {"prompt_tokens": "x", "completion_tokens": [1]})])
 def test_whatever_an_endpoint_answers_a_run_ends_and_a_rerun_finishes(
     endpoint: Any, documents: Path, answers: list[tuple[int, dict[str, str], bytes]]
 ) -> None:
@@ -345,6 +359,6 @@ def test_whatever_an_endpoint_answers_a_run_ends_and_a_rerun_finishes(
             assert "\n" not in str(error)
         script.clear()
         # What the endpoint wrote stands, good or not; what failed was asked again.
-        assert {row["reason"] for row in attempt()} <= {"empty answer", "declined to answer", prepare.CUT}
+        assert {row["reason"] for row in attempt()} <= {"empty answer", prepare.CUT}
     finally:
         shutil.rmtree(out)

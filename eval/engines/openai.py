@@ -116,8 +116,7 @@ class Endpoint:
         chats = [json.loads(self.decode(ids)) for ids in prompts]
         requests = [self.config.request(chat, temperature=0.0, max_tokens=max_new_tokens) for chat in chats]
         rows = self._call(requests, OpenAIChat)
-        # A model that declines has answered; its scorer says what that is worth.
-        Summary.of(rows).refuse_silence(self.config.allow_failed, refusals=False)
+        Summary.of(rows).refuse_silence(self.config.allow_failed)
         replies = []
         for row in rows:
             finish = "length" if row["finish"][:1] == ["length"] else "stop"
@@ -178,7 +177,8 @@ class Endpoint:
         try:
             # A client for each batch: it is charged with all that the journal says was spent.
             chat = kind(self.base_url, self.config, transport=self.transport)
-            rows = run_calls(requests, chat, self.journal, self.config.concurrency, "asking")
+            # A model that declines has answered; its scorer says what that is worth.
+            rows = run_calls(requests, chat, self.journal, self.config.concurrency, "asking", refusals=True)
         except UserError as error:
             # The floor calls its settings after the teacher of a generation.
             raise type(error)(str(error).replace("teacher.", "endpoint.")) from None
