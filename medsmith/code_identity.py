@@ -8,6 +8,7 @@ prompts, task types, tables, and modules that are found by listing a folder.
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 import importlib.util
 import json
@@ -28,15 +29,18 @@ ASIDE = ("medsmith.command",)
 def code_of(command: str) -> dict[str, str]:
     """The digest of every module by its name, and of every file by its place in the clone."""
     tops = {*OURS, command.partition(".")[0]}
-    waiting, found = [command], dict[str, str]()
+    roots = {top: str(Path(spec.origin).parent) for top in tops if (spec := _spec(top)) and spec.origin}
+    waiting, seen, found = [command], set(ASIDE), dict[str, str]()
     while waiting:
         name = waiting.pop()
-        path = None if name in found or name in ASIDE else _source(name, tops)
+        top = name.partition(".")[0]
+        path = _source(name, roots[top]) if name not in seen and top in roots else None
+        seen.add(name)
         if path is None:
             continue
         parts = _parts(path)
         found[name] = parts["code"]
-        waiting += [each for each in parts["imports"] if each.partition(".")[0] in tops]
+        waiting += parts["imports"]
         clone = path.parents[name.count(".") + (path.name == "__init__.py")]
         for file in _files(path, parts["files"]):
             place = file.relative_to(clone)
@@ -49,27 +53,32 @@ def code_of(command: str) -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
-def _source(name: str, tops: set[str]) -> Path | None:
-    """The file of one of our modules; None where the name is not one."""
-    top, *rest = name.split(".")
+def _spec(top: str) -> Any:
     try:
-        spec = importlib.util.find_spec(top) if top in tops else None
+        return importlib.util.find_spec(top)
     except ValueError:  # a module that was put together by hand
         return None
-    if spec is None or spec.origin is None:
-        return None
-    place = Path(spec.origin).parent.joinpath(*rest)
-    for path in (place.with_suffix(".py"), place / "__init__.py"):
-        if path.is_file() and (rest or path.name == "__init__.py"):
-            return path
-    return None
+
+
+@functools.cache
+def _source(name: str, root: str) -> Path | None:
+    """The file of one of our modules, whose package lies at `root`; None where the name is not one."""
+    place = Path(root).joinpath(*name.split(".")[1:])
+    files = [place / "__init__.py", *([place.with_suffix(".py")] if place != Path(root) else [])]
+    return next((path for path in files if path.is_file()), None)
 
 
 def _parts(path: Path) -> dict[str, Any]:
     """{code: digest, imports: names of modules, files: patterns from the module's folder}; kept by the file's bytes."""
-    key = f"parts|{file_digest(Path(__file__))}|{sys.version_info[:2]}|{file_digest(path)}"
+    key = f"parts|{_reader()}|{file_digest(path)}"
     parts: dict[str, Any] = json.loads(remembered(key, lambda: json.dumps(_read_parts(path))))
     return parts
+
+
+@functools.cache
+def _reader() -> str:
+    """What reads: this file, and a version of Python, which writes syntax trees in its own way."""
+    return f"{file_digest(Path(__file__))}|{sys.version_info[:2]}"
 
 
 def _read_parts(path: Path) -> dict[str, Any]:

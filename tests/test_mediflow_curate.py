@@ -97,6 +97,9 @@ def read_result(folder: Path) -> Result:
     return Result(folder, read_parquet(folder / "data"), by_id, facts)
 
 
+NONE = {"threshold": None}
+
+
 @pytest.fixture
 def curate(tmp_path: Path) -> Bench:
     return Bench(tmp_path)
@@ -451,6 +454,20 @@ def test_another_threshold_reads_no_row_again(curate: Bench, tmp_path: Path) -> 
     assert made() == before
     main(Config(**config, limits={"min_input_words": 4}))
     assert made() != before and len(made()) == 1
+
+
+def test_what_columns_are_made_of_makes_them_anew(curate: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Signatures that were not made before, and other code of the filters: neither is taken from the cache."""
+    rows = [row_of(number) for number in range(30)]
+    first = curate([*rows, replace(rows[3], id="near", input=rows[3].input + " Today.")], near_duplicates=NONE)
+    assert not first.dropped
+    config = {"out": first.folder, "generated": first.folder.parent / "generate", "map_rows": 0}
+    config["judged"] = first.folder.parent / "judge"
+    assert len(read_result(main(Config(**config))).dropped) == 1
+    before = [path.name for path in (first.folder / "raw" / "columns").iterdir()]
+    monkeypatch.setattr("mediflow.curate.code_of", lambda command: {command: "mended"})
+    main(Config(**config, min_quality=3))
+    assert [path.name for path in (first.folder / "raw" / "columns").iterdir()] != before
 
 
 def three_parts(folder: Path) -> Path:
