@@ -45,6 +45,7 @@ from medsmith.llm import (
     run_calls,
 )
 from medsmith.records import Instruction, content_id, read_jsonl, write_jsonl, write_parquet
+from medsmith.replies import cut_note
 
 Truth = Mapping[str, dict[str, Any]]
 """The facts that rows are about, by the row's id."""
@@ -316,7 +317,11 @@ def _read_slot(
         if call is None:
             continue
         if call["error"]:
-            failure = Failure(slot.row, name, "call_failed", str(call["error"]))
+            reason = "refusal" if "declined" in call else "call_failed"
+            failure = Failure(slot.row, name, reason, str(call["error"]))
+            continue
+        if cut := cut_note(call):
+            failure = Failure(slot.row, name, "cut", cut.strip())
             continue
         outcome = read_flaw(slot.row, name, read_answer(call), config, truth)
         if isinstance(outcome, Flawed):

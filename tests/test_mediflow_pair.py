@@ -171,6 +171,7 @@ def test_a_good_flaw_is_taken_and_the_prompt_carries_all(tmp_path: Path) -> None
         ("LEFT pneumonia,  treated with\namoxicillin 500 mg.", "equal_to_chosen"),
         ("I'm sorry, but I cannot help with that.", "refusal"),
         (ChatError("content filter", final=True), "call_failed"),
+        (ChatReply(["Right pneu"], {}, "m", finish=["length"]), "cut"),
     ],
 )
 def test_a_bad_flaw_is_tried_once_more_with_another_type_and_then_fails(tmp_path: Path, bad: Any, reason: str) -> None:

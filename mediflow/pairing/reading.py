@@ -8,7 +8,6 @@ from typing import Any
 
 from mediflow.generation.parse import strip_fence
 from medsmith.records import Instruction
-from medsmith.replies import is_refusal
 
 
 def read_answer(call: dict[str, Any]) -> str | None:
@@ -29,8 +28,6 @@ def find_flaw(row: Instruction, text: str | None) -> tuple[str, str | None]:
             return text, "not_json"
         if keys != good:
             return text, "other_keys"
-    if is_refusal(text) and not is_refusal(row.output):
-        return text, "refusal"
     return text, None
 
 
