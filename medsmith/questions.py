@@ -13,6 +13,7 @@ from typing import Any
 
 from medsmith.errors import UserError
 from medsmith.records import read_jsonl
+from medsmith.row_files import files_in
 
 SYSTEM = "Choose the right answer."
 COLUMNS = {"id": str, "topic": str, "context": str, "question": str, "options": list, "answer_index": int}
@@ -55,7 +56,7 @@ def read_questions(paths: Sequence[Path]) -> list[Question]:
     """
     found: dict[tuple[str, str], Question] = {}
     for path in paths:
-        files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
+        files = files_in(path, (".jsonl",)) if path.is_dir() else [path]
         for file in files:
             for number, row in enumerate(read_jsonl(file), 1):
                 question = _question(row, f"{file} row {number}")

@@ -16,6 +16,7 @@ from typing import IO, Any, TypeVar
 
 from medsmith.books import data_files
 from medsmith.errors import UserError
+from medsmith.row_files import stream_rows
 
 PART_ROWS = 50_000
 """Rows of one file in a folder of parts, at most."""
@@ -70,26 +71,7 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
     Raises:
         UserError: no such file, another encoding, or a line that is not a JSON object (a torn line, say).
     """
-    if not path.is_file():
-        raise UserError(f"no such file: {path}")
-    with path.open(encoding="utf-8") as lines:
-        try:
-            yield from _rows(path, lines)
-        except UnicodeDecodeError as error:
-            raise not_utf8(path, error) from None
-
-
-def _rows(path: Path, lines: Iterable[str]) -> Iterator[dict[str, Any]]:
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path} line {number}: not valid JSON ({error.msg}); mend or remove the line") from None
-        if not isinstance(row, dict):
-            raise UserError(f"{path} line {number}: expected a JSON object, got {type(row).__name__}")
-        yield row
+    return (row.values for row in stream_rows(path, kind=".jsonl"))
 
 
 def read_text(path: Path, newline: str | None = None) -> str:
@@ -314,13 +296,11 @@ def write_parquet(path: Path, rows: list[Instruction]) -> int:
 
 def read_parquet(folder: Path) -> list[Instruction]:
     """Read all Parquet shards of a folder (or one file), in name order."""
-    import polars
-
     shards = [folder] if folder.is_file() else data_files(folder.glob("*.parquet"))
     if not shards:
         raise UserError(f"no Parquet file in {folder}")
     return [
         parse_row(Instruction, row, f"{shard} row {n}")
         for shard in shards
-        for n, row in enumerate(polars.read_parquet(shard).iter_rows(named=True), 1)
+        for n, row in enumerate((row.values for row in stream_rows(shard, kind=".parquet")), 1)
     ]

@@ -21,7 +21,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from medsmith.digests import files_of
+from medsmith.digests import RECORD, files_of
 from medsmith.errors import UserError
 from medsmith.json_pieces import JsonPieces
 
@@ -31,6 +31,7 @@ TEXTS = (".txt", ".md", ".pdf")
 LONGEST_CELL = 2**27
 PARQUET_ROWS = 1_000
 CHUNK = 1 << 20
+LONG_NUMBER = re.compile(rb"\d{19}")
 NAME = re.compile(r"[^\W\d][\w.:/()\[\]#%+ -]{0,39}")
 """What a column may be called; a cell of data in its place has other signs, or is longer."""
 MAGIC = {
@@ -73,8 +74,8 @@ def files_in(folder: Path, kinds: Collection[str]) -> list[Path]:
 
 
 def tell_unread(folder: Path, paths: Collection[Path]) -> None:
-    """Name in one line the files of a folder that are not read."""
-    if paths:
+    """Name in one line the files of a folder that are not read; a run's own others are no news."""
+    if paths and not (folder / RECORD).is_file():
         names = sorted(path.relative_to(folder).as_posix() for path in paths)
         more = f" and {len(names) - 5:,} more" if len(names) > 5 else ""
         log.warning("%s: not read: %s%s", folder, ", ".join(names[:5]), more)
@@ -88,7 +89,9 @@ def name_columns(columns: Iterable[Any]) -> str:
     return f"there are: {', '.join(names)[:200]}"
 
 
-def stream_rows(path: Path, columns: Collection[str] | None = None, loose: bool = False) -> Iterator[Row]:
+def stream_rows(
+    path: Path, columns: Collection[str] | None = None, *, loose: bool = False, kind: str = ""
+) -> Iterator[Row]:
     """The rows of a file in order; of a parquet file only `columns` are read, where they are given.
 
     `loose`: a search for texts takes JSON of any shape (what is no object has the column ""), every sheet of a workbook
@@ -100,7 +103,7 @@ def stream_rows(path: Path, columns: Collection[str] | None = None, loose: bool 
     """
     if not path.is_file():
         raise UserError(f"no such file: {path}")
-    kind = kind_of(path)
+    kind = kind or kind_of(path)
     if kind not in (*TABLES, *TEXTS):
         raise UserError(f"{path}: cannot read '{kind}'; give a file that ends with {', '.join(TABLES + TEXTS)}")
     named = ".gz" if path.suffix.lower() == ".gz" else kind
@@ -182,16 +185,16 @@ def _jsonl(path: Path, loose: bool) -> Iterator[Row]:
             if not line.strip():
                 continue
             try:
-                value = orjson.loads(line)
+                value = None if LONG_NUMBER.search(line) else orjson.loads(line)
             except ValueError:
-                value = _slow_line(path, number, line)
-            yield _as_row(path, number, value, end, loose, "line")
+                value = None
+            yield _as_row(path, number, _slow_line(path, number, line) if value is None else value, end, loose, "line")
 
 
 def _slow_line(path: Path, number: int, line: bytes) -> Any:
-    """What the strict reader refuses and Python's takes: NaN, half a surrogate pair."""
+    """What the fast reader refuses and Python's takes: NaN, half a surrogate pair; or rounds: numbers of 20 digits."""
     try:
-        return json.loads(line)
+        return json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
     except UnicodeDecodeError as error:
         raise UserError(f"{path} line {number}: not UTF-8 ({error.reason}); save it as UTF-8") from None
     except (ValueError, RecursionError) as error:

@@ -71,8 +71,8 @@ def test_every_byte_of_a_folder_counts(
     assert digest(folder) != before
 
 
-def test_nothing_is_read_that_does_not_count(tmp_path: Path) -> None:
-    """What the readers of a folder find lies among the files of its digest, links to folders included."""
+def test_nothing_is_read_that_does_not_count(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What the readers of a folder find is among the files of its digest, links included; what is not read is named."""
     rows = b"".join(b'{"q": "a question of a benchmark that has enough words, number %d"}\n' % n for n in range(3))
     elsewhere = write(tmp_path / "elsewhere", {"c.jsonl": rows})
     folder = write(
@@ -83,6 +83,7 @@ def test_nothing_is_read_that_does_not_count(tmp_path: Path) -> None:
     counted = set(files_of(folder))
     assert {path.name for path in counted} == {"a.jsonl", "b.jsonl", "c.jsonl", "README.md", "c.xml"}
     assert set(find_files(folder)) == {path for path in counted if path.suffix == ".jsonl"}
+    assert caplog.messages == [f"{folder}: not read: README.md, c.xml"]
     assert set(training_files(folder)) == {path for path in counted if path.suffix != ".xml"}
     assert {text.place.partition(":")[0] for text in load_blocklists([folder], 8).texts} >= {
         "raw/a.jsonl",

@@ -62,7 +62,7 @@ def test_another_encoding_is_named(tmp_path: Path) -> None:
     path = tmp_path / "rows.json"
     path.write_text('{"a": 1}', encoding="utf-16")
     for read in (read_json, lambda file: list(read_jsonl(file))):
-        with pytest.raises(UserError, match=r"rows.json is not UTF-8 \(.*\); save it as UTF-8"):
+        with pytest.raises(UserError, match=r"rows.json( is| line 1:) not UTF-8 \(.*\); save it as UTF-8"):
             read(path)
 
 

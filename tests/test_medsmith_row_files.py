@@ -108,6 +108,8 @@ def test_lines_that_only_python_takes(tmp_path: Path) -> None:
     rows = list(stream_rows(tmp_path / "a.jsonl"))
     assert [row.number for row in rows] == [1, 3]
     assert rows[1].values == {"a": "\ud800"}
+    (tmp_path / "b.jsonl").write_bytes(b'{"id": 18446744073709551617}\n{"id": 18446744073709551618}\n')
+    assert [row.values["id"] - 2**64 for row in stream_rows(tmp_path / "b.jsonl")] == [1, 2]
 
 
 def test_pdf_text_or_the_reason_why_there_is_none(tmp_path: Path) -> None:
