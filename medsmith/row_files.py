@@ -15,6 +15,7 @@ import gzip
 import json
 import logging
 import re
+import zipfile
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import zip_longest
@@ -31,6 +32,8 @@ TEXTS = (".txt", ".md", ".pdf")
 LONGEST_CELL = 2**27
 PARQUET_ROWS = 1_000
 CHUNK = 1 << 20
+NO_VALUE = re.compile(rb"</f>(<v\s*/>|<v></v>)?</c>")
+"""A formula that no program has worked out: its cell would be read as empty."""
 LONG_NUMBER = re.compile(rb"\d{19}")
 NAME = re.compile(r"[^\W\d][\w.:/()\[\]#%+ -]{0,39}")
 """What a column may be called; a cell of data in its place has other signs, or is longer."""
@@ -326,6 +329,9 @@ def _xlsx(path: Path, loose: bool) -> Iterator[Row]:
     except ImportError:
         raise UserError(f"{path}: reading xlsx needs openpyxl; pip install 'medsmith[eval]'") from None
 
+    with zipfile.ZipFile(path) as parts:
+        if any(NO_VALUE.search(parts.read(name)) for name in parts.namelist() if name.startswith("xl/worksheets/")):
+            raise UserError(f"{path} holds formulas without their values; open it in a spreadsheet and save it")
     book = openpyxl.load_workbook(path, read_only=True, data_only=True)
     size, number = path.stat().st_size, 0
     first: list[str] | None = None

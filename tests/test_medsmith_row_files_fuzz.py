@@ -192,3 +192,6 @@ def test_a_workbook_is_read_to_its_end(tmp_path: Path, caplog: pytest.LogCapture
     assert rows == [{"id": "1", "text": "a"}, {"id": "2", "text": "b"}] * 2
     assert "not read: cells in columns without a name, of 1 rows; the sheet 'notes', whose columns" in caplog.text
     assert [row.values for row in stream_rows(tmp_path / "a.xlsx", loose=True)][-1] == {"remark": "c"}
+    book["one"]["B2"] = '=A2&"x"'
+    book.save(tmp_path / "formula.xlsx")
+    assert read(tmp_path / "formula.xlsx") is None
