@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import gc
 import hashlib
 import importlib.util
 import json
@@ -82,12 +83,23 @@ def _reader() -> str:
 
 
 def _read_parts(path: Path) -> dict[str, Any]:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = _parse(path.read_text(encoding="utf-8"))
     imports, files = sorted(set(_imports(tree))), sorted({os.path.relpath(file, HERE.parent) for file in _named(tree)})
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             node.body = node.body[ast.get_docstring(node, clean=False) is not None :] or [ast.Pass()]
     return {"code": hashlib.sha256(ast.unparse(tree).encode()).hexdigest()[:16], "imports": imports, "files": files}
+
+
+def _parse(text: str) -> ast.Module:
+    """The syntax tree. Python before 3.11.8 fails where a collection midway lets another thread parse (gh-106905)."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        return ast.parse(text)
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def _imports(tree: ast.AST) -> Iterator[str]:

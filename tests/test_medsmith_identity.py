@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import gc
 import os
 from pathlib import Path
 
@@ -121,6 +123,24 @@ def test_code_is_followed_through_imports() -> None:
     assert not any(name.startswith(("eval.", "mediflow.")) for name in [*sft, *train])
     assert "medsmith.openai_chat" not in sft and "medsmith.command" not in sft
     assert "eval.benchmarks.medec" in code_of("eval.run"), "modules that are found by listing a folder"
+
+
+def test_code_is_read_whatever_is_collected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A collection that parses in the midst of our parsing, as another thread may, does not end a run."""
+    write(tmp_path, {"collected/__init__.py": b"", "collected/work.py": b"x = [1, 2, 3]\n" * 200})
+    monkeypatch.syspath_prepend(str(tmp_path))
+    before = gc.get_threshold()
+
+    def parse_too(phase: str, info: dict[str, int]) -> None:
+        ast.parse("(1 + 2) * 3")
+
+    gc.callbacks.append(parse_too)
+    gc.set_threshold(1)
+    try:
+        assert "collected.work" in code_of("collected.work")
+    finally:
+        gc.set_threshold(*before)
+        gc.callbacks.remove(parse_too)
 
 
 def test_every_file_of_ours_is_part_of_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
