@@ -61,7 +61,7 @@ format: $(READY) ## format and sort imports in place
 	$(BIN)/ruff check --fix --select I .
 	$(BIN)/ruff format .
 
-nano: $(READY) ## make the embedded base model experts/nano again (20 minutes on one core)
+nano: $(READY) ## make the embedded base model experts/nano again (half an hour on one core)
 	$(BIN)/medsmith run pipelines/nano.yml
 	cp out/nano/base/*.json out/nano/base/*.jinja out/nano/base/*.safetensors experts/nano/
 	sed -i 's#$(CURDIR)/##g' experts/nano/run.json # paths of this machine are nobody else's

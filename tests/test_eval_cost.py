@@ -132,13 +132,13 @@ def test_tokens_of_training_are_read_from_the_ancestry() -> None:
 
 
 def test_what_run_json_tells_is_not_typed_again() -> None:
-    """The base here was pretrained on 5,207,500 tokens; typing a number beside it is refused, fine-tuning may be."""
+    """The base here was pretrained on 7,411,696 tokens; typing a number beside it is refused, fine-tuning may be."""
     given = {"out": "out", "models": {"nano": {"model": NANO, "finetune_tokens": 9.0}}}
     entry = account("nano", load(Config, given).models["nano"])
-    assert (entry["pretrain_tokens"], entry["finetune_tokens"]) == (5_207_500, 9.0)
+    assert (entry["pretrain_tokens"], entry["finetune_tokens"]) == (7_411_696, 9.0)
     given["models"] = {"nano": {"model": NANO, "pretrain_tokens": 5.0}}
     with pytest.raises(
-        UserError, match=r"models\.nano\.pretrain_tokens: run\.json of .* tells 5,207,500; leave it out"
+        UserError, match=r"models\.nano\.pretrain_tokens: run\.json of .* tells 7,411,696; leave it out"
     ):
         account("nano", load(Config, given).models["nano"])
 

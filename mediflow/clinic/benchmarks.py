@@ -18,7 +18,7 @@ from mediflow.clinic.documents import Note, write_note
 from mediflow.clinic.exam import ASKED, validation_question
 from mediflow.clinic.files import put
 from mediflow.clinic.knowledge import use_world
-from mediflow.clinic.lessons import page_facts
+from mediflow.clinic.lessons import LessonSet, page_facts, write_lessons
 from mediflow.clinic.patients import SIDES, SIZES, Patient, draw_patients
 from mediflow.clinic.puzzles import FAMILIES, words
 from mediflow.clinic.relations import page, values_of
@@ -178,11 +178,27 @@ def _lesson(topic: str, rng: random.Random) -> tuple[str, str, list[str], int]:
             others = [*(f.value for f in facts), *rng.sample(values_of(fact.relation), 6)]
         else:
             text, tasks = FAMILIES["list"](rng)
-            _, told, right = rng.choice([task for task in tasks if task.kind in {"pick", "behind"}])
-            others = [*text.split(", "), *words(rng, 6)]
+            kind = rng.choice(("copy", "replace", "pick", "behind"))
+            _, told, right = rng.choice([task for task in tasks if task.kind == kind])
+            listed = right.split(", ")
+            if len(listed) > 1:  # a written answer: wrong ones have another word at one place
+                places = rng.sample(range(len(listed)), 3)
+                other = next(word for word in words(rng, 1 + len(listed)) if word not in listed)
+                others = [", ".join([*listed[:at], other, *listed[at + 1 :]]) for at in places]
+            else:
+                others = [*text.split(", "), *words(rng, 6)]
     wrong = list(dict.fromkeys(option for option in others if option != right))[:3]
     place = rng.randrange(4)
     return told, text, [*wrong[:place], right, *wrong[place:]], place
+
+
+def skill_rows(seed: str, count: int) -> list[dict[str, Any]]:
+    """What the embedded base could do before it read anything: lessons of its own kinds that it was never taught."""
+    lessons = write_lessons(f"skills {seed}", LessonSet(rows=count, shares={"general": 0.85, "reading": 0.15}))
+    return [
+        {"id": f"{number:04d}", "kind": row.get("kind", row["task"]), "messages": row["messages"]}
+        for number, row in enumerate(lessons)
+    ]
 
 
 def write_benchmarks(folder: Path, patients: Mapping[str, Sequence[Patient]], seed: int) -> dict[str, int]:
@@ -196,4 +212,5 @@ def write_benchmarks(folder: Path, patients: Mapping[str, Sequence[Patient]], se
         put(counts, folder, medec, medec_rows(drawn, tag))
         put(counts, folder, f"rrs_qa/{split}.jsonl", rrs_rows(drawn, tag))
     put(counts, folder, f"meqsum/{MEQSUM_FILE}", meqsum_rows(patients["test"], f"{seed} test"))
+    put(counts, folder, "conversations/test.jsonl", skill_rows(f"{seed} test", 2 * len(patients["test"])))
     return counts | write_twins(folder, patients, seed) | write_neighbours(folder, patients, seed)

@@ -12,7 +12,7 @@ import random
 
 from mediflow.clinic.diseases import Disease, Drug, Lab, read_clinic
 
-SIZES = {"base": 200, "second": 42}
+SIZES = {"base": 120, "second": 42}
 ONSETS = [
     "b",
     "br",

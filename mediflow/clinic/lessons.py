@@ -19,7 +19,7 @@ from mediflow.clinic.documents import write_note
 from mediflow.clinic.invented import word
 from mediflow.clinic.knowledge import Disease, load_knowledge, use_world
 from mediflow.clinic.patients import draw_patient
-from mediflow.clinic.puzzles import FAMILIES, GENERAL, vocabulary, words
+from mediflow.clinic.puzzles import COPY, FAMILIES, GENERAL, vocabulary, words
 from mediflow.clinic.relations import (
     Fact,
     facts_of,
@@ -41,7 +41,7 @@ SYSTEM = (
     "Help the reader.", "Reply to the message.", "Follow the instruction.", "Give the right answer.",
     "Pick what is right.",
 )  # fmt: skip
-MIXTURE = {"recall": 0.22, "page": 0.12, "lines": 0.04, "general": 0.4, "reading": 0.1, "note": 0.02, "copying": 0.1}
+MIXTURE = {"recall": 0.32, "page": 0.15, "lines": 0.05, "general": 0.28, "reading": 0.07, "note": 0.01, "copying": 0.12}
 """Shares of the rows of the main stage; the first one has `copying` alone."""
 
 
@@ -102,8 +102,10 @@ def asked_diseases(asked: bool = True) -> list[Disease]:
 
 
 def _copying(rng: random.Random, set_: LessonSet) -> dict[str, Any]:
-    """A list of words twice, of which the second one can be learnt only by copying the first."""
+    """A list of words twice, of which the second one can be learnt by copying alone; to rehearse, as a chat."""
     listed = ", ".join(words(rng, rng.randint(4, 12)))
+    if set_.rehearsal:
+        return chat([(f"{rng.choice(COPY)}\n{listed}", listed)], rng)
     return {"prompt": f"{listed}. ", "completion": f"{listed}."}
 
 

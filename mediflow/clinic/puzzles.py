@@ -90,6 +90,7 @@ PEOPLE = [
     "Tara",
     "Udo",
 ]
+COPY = ("Repeat the words.", "Copy the list.", "Write the same again.")
 FILLERS = (
     "The lamp was on.", "It had rained.", "Nobody else came.", "The day was long.", "They had met before.",
     "The room was quiet.", "Later it was dark.", "The list is not complete.",
@@ -133,7 +134,7 @@ def _listed(rng: random.Random) -> tuple[str, list[Task]]:
     item = rng.choice((rng.choice(listed), new))
     ordinals = ("first", "second", "third", "fourth")[: len(listed)]
     tasks = [
-        Task("copy", rng.choice(("Repeat the words.", "Copy the list.", "Write the same again.")), text),
+        Task("copy", rng.choice(COPY), text),
         Task("reverse", rng.choice(("Write the list backwards.", "Reverse the list.")), ", ".join(listed[::-1])),
         Task("replace", f"Write {new} in place of {old}.", ", ".join(new if x == old else x for x in listed)),
         Task("contains", f"Is {item} in the list? Answer yes or no.", "yes" if item in listed else "no"),
