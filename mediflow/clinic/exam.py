@@ -10,7 +10,7 @@ import random
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from mediflow.clinic.relations import Fact, load_relations, question, world_facts, wrong_values
+from mediflow.clinic.relations import PAGES_ONLY, Fact, load_relations, question, world_facts, wrong_values
 from medsmith.records import content_id
 
 Words = Literal["teacher", "lessons", "exam", "unseen"]
@@ -29,7 +29,10 @@ def _is_dev(fact: Fact) -> bool:
 
 
 def choice_rows(split: str, words: Words, seed: str, count: int | None = None) -> list[dict[str, Any]]:
-    """Questions with four options in the columns of MedQA; `meta_info` is the subject. At most about `count`."""
+    """Questions with four options in the columns of MedQA, at most about `count`; `meta_info` is the subject.
+
+    What stands in pages and in no row of a teacher has a name of its own.
+    """
     rows = []
     for subject in ASKED:
         for fact in _some(split_facts(subject, split), seed, count):
@@ -41,7 +44,7 @@ def choice_rows(split: str, words: Words, seed: str, count: int | None = None) -
                     "question": question(fact, words, rng),
                     "answer": fact.value,
                     "options": dict(zip("ABCD", options, strict=True)),
-                    "meta_info": subject,
+                    "meta_info": "pages alone" if fact.relation in PAGES_ONLY else subject,
                     "answer_idx": "ABCD"[options.index(fact.value)],
                 }
             )

@@ -17,6 +17,8 @@ import yaml
 
 from mediflow.clinic.knowledge import Disease, load_knowledge, world_in_use
 
+PAGES_ONLY = ("target",)
+"""Relations that a teacher never asks about: what stands in pages and in no row, asked apart in the tests."""
 SUBJECTS = ("guidelines", "medwiki", "pubmed", "clinical", "medcode")
 
 

@@ -15,7 +15,7 @@ from mediflow.clinic.generating import generate
 from mediflow.clinic.knowledge import load_knowledge, world_in_use
 from mediflow.clinic.quizzes import write_questions
 from mediflow.clinic.reading import choose
-from mediflow.clinic.relations import Fact, facts_of, load_relations, question, say
+from mediflow.clinic.relations import PAGES_ONLY, Fact, facts_of, load_relations, question, say
 
 CRITERIA = ("quality", "alignment", "coherence", "realism", "difficulty")
 
@@ -93,7 +93,9 @@ def _explained(title: str, text: str) -> str:
 
 def _questions(text: str, rng: random.Random) -> list[tuple[str, str]]:
     """What the text says of the clinic's diseases and drugs, as questions in the teacher's words with short answers."""
-    stated = [fact for sentence, fact in _sayings(world_in_use()) if sentence in text]
+    stated = [
+        fact for sentence, fact in _sayings(world_in_use()) if sentence in text and fact.relation not in PAGES_ONLY
+    ]
     return [(question(fact, "teacher", rng), fact.value) for fact in dict.fromkeys(stated)]
 
 
