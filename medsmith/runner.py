@@ -222,8 +222,13 @@ def _end(work: _Work, job: Job) -> None:
     step, code = job.step, job.process.returncode
     seconds = time.monotonic() - job.began
     record = run.read_record(step.folder)
-    if code == 0 and record is not None:
-        assert record["key"] == job.key, f"{step.name}: the step's identity is not the one that the runner asked for"
+    if code == 0 and record is not None and record["key"] != job.key:
+        work.failed.append(step.name)
+        work.display.say(
+            f"{step.name}: made of other code or inputs than were there when the pipeline began, for they were changed "
+            "while it ran; run the pipeline again, which makes anew what that touches"
+        )
+    elif code == 0 and record is not None:
         work.built.append(step.name)
         counts = count_words(record["counts"])
         work.display.say(f"{step.name}: finished in {seconds:.1f} s{' (' + counts + ')' if counts else ''}")

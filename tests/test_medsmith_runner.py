@@ -185,6 +185,13 @@ def test_a_failure_is_shown_and_the_rest_stays(clone: Path, capsys: pytest.Captu
     assert sorted(go(text).built) == ["a", "both", "first"]
 
 
+def test_code_that_changes_while_a_pipeline_runs_is_told(clone: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A setting that came after the pipeline began: its step is not taken for what was asked."""
+    outcome = go(CHAIN, "a.fail=edit")
+    assert (sorted(outcome.built), outcome.failed) == (["a", "b"], ["first"])
+    assert "first: made of other code or inputs than were there when the pipeline began" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("fail", "line"),
     [

@@ -38,6 +38,10 @@ def main(config: Config) -> Path:
         if config.fail == "user":
             from medsmith.errors import UserError
             raise UserError("the text is bad; write another")
+        if config.fail == "edit":
+            code = Path("toy/join.py")
+            more = '    more: int = Field(1, description="new")\\n    letters:'
+            code.write_text(code.read_text().replace("    letters:", more))
         if config.fail == "package":
             import not_installed_anywhere
         (config.out / "text.txt").write_text(config.text)
