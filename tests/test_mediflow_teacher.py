@@ -175,4 +175,4 @@ def test_an_unknown_fault_is_refused() -> None:
     command = [sys.executable, "-m", "mediflow.teacher", "--fault", "brokn=1"]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert done.stderr.strip() == "error: the settings: unknown key 'brokn'; did you mean 'broken'?"
+    assert done.stderr.strip() == "error: the command line: unknown key 'brokn'; did you mean 'broken'?"

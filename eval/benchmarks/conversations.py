@@ -23,7 +23,7 @@ LICENCE = "as the file given: not a published set"
 SOURCE = "a file of your own, or lessons of mediflow.simulate"
 MAX_NEW_TOKENS = 128
 
-FILES = {"test": "test.jsonl", "shots": "dev.jsonl"}
+FILES = {"test": "test.jsonl"}
 
 
 def load(path: Path, split: str = "test") -> Loaded:
